@@ -77,12 +77,8 @@ class VlmedError(Exception):
         got: str = "",
         hint: str = "",
     ) -> None:
-        if isinstance(what, str):
-            problems = [Problem(what, str(file), path, expected, got, hint)]
-        else:
-            problems = list(what)
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+        self.problems = [Problem(what, str(file), path, expected, got, hint)] if isinstance(what, str) else list(what)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class UsageError(VlmedError):

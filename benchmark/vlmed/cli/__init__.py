@@ -1,0 +1,47 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from vlmed import __version__
+from vlmed.cli import data, demo, leaderboard, run, tasks, validate
+from vlmed.errors import VlmedError
+
+app = typer.Typer(
+    name="vlmed",
+    help="The standardized benchmark for medical vision-language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(data.app, name="data")
+app.command()(run.run)
+app.command()(validate.validate)
+app.command()(validate.submit)
+app.add_typer(leaderboard.app, name="leaderboard")
+app.command()(demo.demo)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True)) -> None:
+    pass
+
+
+def main() -> None:
+    """Run a command; an error that vlmed foresaw is told in full and gives its own exit code."""
+    try:
+        app()
+    except VlmedError as error:
+        for problem in error.problems:
+            typer.echo(f"{problem.severity}: {problem}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,68 @@
+"""What all commands share: options, output, and how a suite, data and problems reach them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from vlmed.data.load import DataLoader
+    from vlmed.errors import Problem
+    from vlmed.suite.types import Suite
+
+# Imports of the package stand inside functions here and in every command, so that `vlmed --help` answers at once.
+
+SuiteOption = Annotated[Path | None, typer.Option("--suite", help="Another tasks.yaml than the frozen one.")]
+DataOption = Annotated[Path | None, typer.Option("--data-root", help="Folder of data sets; VLMED_DATA comes next.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def suite_of(path: Path | None) -> Suite:
+    """The suite a command works on."""
+    from vlmed.suite.load import load_suite
+
+    return load_suite(path)
+
+
+def data_loader(root: Path | None) -> DataLoader:
+    """The data loader a command works with; shows progress."""
+    from vlmed.data.load import DataLoader
+    from vlmed.progress import Terminal
+
+    return DataLoader(root, progress=Terminal())
+
+
+def names(listed: str) -> list[str]:
+    """The names in a comma-separated option.
+
+    >>> names("a, b,")
+    ['a', 'b']
+    """
+    return [name.strip() for name in listed.split(",") if name.strip()]
+
+
+def print_json(value: Any) -> None:
+    """Print JSON on standard output."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(table: Table) -> None:
+    """Print a rich table on standard output, wide enough for its content where there is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table)
+
+
+def print_problems(problems: Iterable[Problem]) -> None:
+    """Print problems on standard error, errors first."""
+    for problem in sorted(problems, key=lambda problem: problem.severity):
+        typer.echo(f"{problem.severity}: {problem}", err=True)

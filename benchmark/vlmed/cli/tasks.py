@@ -1,0 +1,144 @@
+"""`vlmed tasks`: what is frozen, and the proof that it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, print_table, suite_of
+
+if TYPE_CHECKING:
+    from vlmed.suite.types import Suite, Task
+
+app = typer.Typer(help="List, show and check the frozen tasks.")
+
+
+@app.callback(invoke_without_command=True)
+def tasks(
+    context: typer.Context,
+    tracks: Annotated[bool, typer.Option("--tracks", help="List the tracks instead.")] = False,
+    as_json: JsonOption = False,
+    suite: SuiteOption = None,
+) -> None:
+    """List the frozen tasks.
+
+    Example: vlmed tasks
+    """
+    if context.invoked_subcommand:
+        return
+    loaded = suite_of(suite)
+    rows = _track_rows(loaded) if tracks else [_task_row(task) for task in loaded.current_tasks()]
+    if as_json:
+        print_json(rows)
+    else:
+        _print_rows(rows, f"vlmed suite {loaded.version}")
+
+
+@app.command()
+def show(name: str, as_json: JsonOption = False, suite: SuiteOption = None) -> None:
+    """Show one task whole: data, classes, prompts, split, metrics, digest.
+
+    Example: vlmed tasks show breastmnist
+    """
+    task = suite_of(suite).task(name)
+    facts = _facts(task)
+    if as_json:
+        print_json(facts)
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(facts, sort_keys=False, allow_unicode=True, width=110), nl=False)
+
+
+@app.command()
+def check(suite: SuiteOption = None) -> None:
+    """Prove the whole frozen suite: schema, meaning, manifests, ledger. Needs no data.
+
+    Example: vlmed tasks check
+    """
+    from vlmed.suite.check import check_suite
+
+    loaded = suite_of(suite)
+    problems = check_suite(loaded)
+    print_problems(problems)
+    if problems:
+        typer.echo(f"{len(problems)} problems in suite {loaded.version}", err=True)
+        raise typer.Exit(1)
+    pending = sum(task.pending for task in loaded.tasks.values())
+    frozen = len(loaded.tasks) - pending
+    typer.echo(f"suite {loaded.version}: {frozen} tasks proved frozen, {pending} wait for their manifest, no problems")
+
+
+@app.command()
+def freeze(suite: SuiteOption = None) -> None:
+    """For maintainers: write the digests of new task versions into the ledger.
+
+    Example: vlmed tasks freeze
+    """
+    from vlmed.suite.ledger import freeze as freeze_suite
+
+    added = freeze_suite(suite_of(suite))
+    typer.echo(f"frozen: {', '.join(added)}" if added else "nothing new to freeze")
+
+
+def _task_row(task: Task) -> dict[str, Any]:
+    return {
+        "task": task.id,
+        "kind": task.kind,
+        "data set": task.dataset.title,
+        "modality": task.dataset.modality,
+        "access": task.dataset.access,
+        "main metric": task.main_metric,
+        "tracks": ", ".join(task.tracks),
+        "manifest": "pending" if task.pending else "frozen",
+    }
+
+
+def _track_rows(suite: Suite) -> list[dict[str, Any]]:
+    return [
+        {"track": track.id, "method": track.method, "title": track.title, "digest": track.digest[:12]}
+        for track in suite.tracks.values()
+    ]
+
+
+def _facts(task: Task) -> dict[str, Any]:
+    dataset = task.dataset
+    return {
+        "task": task.id,
+        "title": task.title,
+        "kind": task.kind,
+        "digest": task.digest,
+        "manifest": task.manifest,
+        "ranked": task.ranked,
+        "notes": task.notes,
+        "data set": {
+            "name": dataset.name,
+            "title": dataset.title,
+            "modality": dataset.modality,
+            "licence": dataset.licence,
+            "access": dataset.access,
+            "homepage": dataset.homepage,
+            "layout": dataset.layout,
+            "group": dataset.identity,
+        },
+        "split": {name: value for name, value in vars(task.split).items() if value},
+        "classes": {spec.name: list(spec.values) for spec in task.classes},
+        "prompts": {
+            group: {label: list(texts) for label, texts in classes.items()} for group, classes in task.prompts.items()
+        },
+        "metrics": list(task.metrics),
+        "main metric": task.main_metric,
+        "tracks": list(task.tracks),
+    }
+
+
+def _print_rows(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    print_table(table)

@@ -1,0 +1,122 @@
+"""Image features, embedded once per model and set of images and shared by every track, seed and fraction."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlmed.data.prepare import PreparedDataset
+from vlmed.errors import InputError
+from vlmed.files import write_text
+from vlmed.hashing import digest
+from vlmed.models.protocols import ImageEncoder
+from vlmed.progress import Progress, Silent
+
+# Two batches wait while one is embedded: more would only hold memory, fewer would let the model wait.
+_AHEAD = 2
+_SAVE_EVERY = 16
+
+
+@dataclass
+class FeatureCache:
+    """A folder of memory-mapped feature files, named by the digest of all that decides their content.
+
+    Attributes:
+        model_key: Revisions of model and adapter.
+        embedded: Images embedded so far, for the cost account; cached ones don't count.
+    """
+
+    folder: Path
+    encoder: ImageEncoder
+    model_key: Sequence[str]
+    batch_size: int = 64
+    progress: Progress = field(default_factory=Silent)
+    embedded: int = 0
+
+    def features(self, dataset: PreparedDataset, images: Sequence[str]) -> NDArray[np.float32]:
+        """Features of images by pixel hash, (len(images), D) float32, as the encoder gives them.
+
+        Each distinct image is embedded once. A killed run goes on where the last saved batches end.
+
+        Raises:
+            VlmedError: The disk is full.
+        """
+        distinct = sorted(set(images))
+        row = {image: index for index, image in enumerate(distinct)}
+        stored = self._stored(dataset, distinct)
+        return np.asarray(stored[[row[image] for image in images]])
+
+    def _stored(self, dataset: PreparedDataset, distinct: Sequence[str]) -> NDArray[np.float32]:
+        # The batch size is part of the key: other batches round differently in the last bit.
+        key = digest([list(self.model_key), self.encoder.preprocessing, self.batch_size, list(distinct)])
+        path = self.folder / f"{key}.npy"
+        if not path.exists():
+            self._embed(dataset, distinct, path)
+        stored: NDArray[np.float32] = np.load(path, mmap_mode="r")
+        return stored
+
+    def _embed(self, dataset: PreparedDataset, distinct: Sequence[str], path: Path) -> None:
+        part, mark = path.with_suffix(".part.npy"), path.with_suffix(".rows")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        done = int(mark.read_text()) if mark.exists() and part.exists() else 0
+        shape = (len(distinct), self.encoder.dim)
+        stored = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, None if done else shape)
+        with self.progress.task("embedding images", len(distinct), "images") as advance:
+            advance(done)
+            for number, (start, batch) in enumerate(self._batches(dataset, distinct, done), start=1):
+                stored[start : start + len(batch)] = embed(self.encoder, batch)
+                self.embedded += len(batch)
+                advance(len(batch))
+                if number % _SAVE_EVERY == 0:
+                    stored.flush()
+                    write_text(mark, str(start + len(batch)))
+        stored.flush()
+        part.replace(path)
+        mark.unlink(missing_ok=True)
+
+    def _batches(
+        self, dataset: PreparedDataset, images: Sequence[str], start: int
+    ) -> Iterator[tuple[int, torch.Tensor]]:
+        def load(first: int) -> torch.Tensor:
+            names = images[first : first + self.batch_size]
+            return torch.stack([self.encoder.preprocess(dataset.image(name)) for name in names])
+
+        starts = range(start, len(images), self.batch_size)
+        yield from zip(starts, ahead(load, starts), strict=True)
+
+
+def ahead(load: Callable[[int], torch.Tensor], items: Sequence[int]) -> Iterator[torch.Tensor]:
+    """`map(load, items)` with the next loads under way in the background, in order."""
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        waiting: deque[Future[torch.Tensor]] = deque()
+        queue = iter(items)
+        for item in itertools.islice(queue, _AHEAD):
+            waiting.append(pool.submit(load, item))
+        while waiting:
+            ready = waiting.popleft().result()
+            for item in itertools.islice(queue, 1):
+                waiting.append(pool.submit(load, item))
+            yield ready
+
+
+def embed(encoder: ImageEncoder, batch: torch.Tensor) -> NDArray[np.float32]:
+    """Features of one preprocessed batch (B, 3, H, W), as float32 on the CPU.
+
+    Raises:
+        InputError: The model gives NaN or an infinity.
+    """
+    with torch.inference_mode():
+        features: NDArray[np.float32] = encoder.encode_images(batch).float().cpu().numpy()
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        hint = "check the checkpoint, and its precision"
+        raise InputError("the model gives NaN or an infinity", path=f"image {row} of the batch", hint=hint)
+    return features

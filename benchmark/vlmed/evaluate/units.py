@@ -1,0 +1,93 @@
+"""Units of work and the run folder that keeps what they produced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmed.errors import UsageError, VlmedError
+from vlmed.files import read_json, write_json
+from vlmed.hashing import file_hash
+from vlmed.suite.types import Suite, Task, Track
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The atom of evaluation: one task, one track, one seed, one share of the training data."""
+
+    task: Task
+    track: Track
+    seed: int = 0
+    fraction: float = 1.0
+
+    @property
+    def id(self) -> str:
+        """The unit's name, also of its files: `breastmnist-v1.zero_shot-v1.s0.f100`."""
+        task, track = self.task.id.replace("@", "-v"), self.track.id.replace("@", "-v")
+        return f"{task}.{track}.s{self.seed}.f{self.fraction * 100:g}"
+
+
+def plan(suite: Suite, tasks: Sequence[str], tracks: Sequence[str]) -> list[Unit]:
+    """The units of every named task on every named track that it has, in that order.
+
+    Raises:
+        UsageError: A name is unknown, or no task has any of the tracks.
+    """
+    chosen = [suite.track(name) for name in tracks]
+    units = [Unit(task, track) for task in map(suite.task, tasks) for track in chosen if track.name in task.tracks]
+    if not units:
+        expected = "; ".join(f"{task.name}: {', '.join(task.tracks) or 'none yet'}" for task in map(suite.task, tasks))
+        raise UsageError("none of these tasks has any of these tracks", expected=expected, got=", ".join(tracks))
+    return units
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's files: `run.json` (whose run this is), `units/`, `predictions/` and, once all is done, `result.json`."""
+
+    path: Path
+
+    def claim(self, model: dict[str, Any]) -> None:
+        """Make the folder this model's, or see that it is.
+
+        Raises:
+            UsageError: It holds another model's run, or files that are no run; nothing is touched.
+        """
+        mark = self.path / "run.json"
+        hint = "choose another folder with --out"
+        if not mark.exists():
+            if self.path.is_dir() and any(self.path.iterdir()):
+                raise UsageError("this folder holds other files", file=self.path, expected="a new folder", hint=hint)
+            write_json(mark, {"model": model})
+        elif (other := read_json(mark)["model"]) != model:
+            raise UsageError("this folder holds another run", file=self.path, expected=_name(model), got=_name(other),
+                             hint=hint)  # fmt: skip
+
+    def predictions(self, unit: Unit) -> Path:
+        """The unit's prediction file."""
+        return self.path / "predictions" / f"{unit.id}.parquet"
+
+    def outcome(self, unit: Unit) -> Path:
+        """The unit's own part of the result."""
+        return self.path / "units" / f"{unit.id}.json"
+
+    def finished(self, unit: Unit) -> bool:
+        """Whether the unit was finished on the same task and recipe and its files are whole."""
+        try:
+            outcome = read_json(self.outcome(unit))
+            frozen = (outcome["task_digest"], outcome["track_digest"]) == (unit.task.digest, unit.track.digest)
+            return frozen and file_hash(self.predictions(unit)) == outcome["predictions"]["sha256"]
+        except (VlmedError, OSError, KeyError, TypeError):
+            return False
+
+    def outcomes(self) -> list[Any]:
+        """Every finished unit's part of the result, by unit name."""
+        return [read_json(path) for path in sorted((self.path / "units").glob("*.json"))]
+
+
+def _name(model: dict[str, Any]) -> str:
+    adapter = model.get("adapter")
+    tail = f" + {adapter['ref']} at {adapter['revision'][:19]}" if adapter else ""
+    return f"{model.get('ref')} at {str(model.get('revision'))[:19]}{tail}"

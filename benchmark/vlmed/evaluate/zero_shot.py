@@ -1,0 +1,49 @@
+"""Zero-shot classification: the classes' prompts are the classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlmed.models.protocols import DualEncoder
+
+
+def zero_shot(
+    encoder: DualEncoder, features: NDArray[np.float32], prompts: Mapping[str, Sequence[str]]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Class probabilities from the similarity of images and prompts.
+
+    A class is the mean of its normalised prompt embeddings, normalised again (Radford et al. 2021, section 3.1.4);
+    logits are cosine similarities times the model's own scale.
+
+    Args:
+        features: (N, D) image features, not normalised.
+        prompts: Class name -> its T prompts, in class order; every class has the same T.
+
+    Returns:
+        Probabilities of the ensemble (N, C) and of each single template (N, T, C), rows sum to 1.
+    """
+    with torch.inference_mode():
+        texts = [text for class_prompts in prompts.values() for text in class_prompts]
+        embedded = encoder.encode_texts(texts).float().cpu().numpy().astype(np.float64)
+    by_prompt = normalised(embedded).reshape(len(prompts), -1, embedded.shape[1])
+    images = normalised(features.astype(np.float64))
+    ensemble = normalised(by_prompt.mean(axis=1))
+    scale = encoder.logit_scale
+    single = np.einsum("nd,ctd->ntc", images, by_prompt, optimize=True)
+    return softmax(scale * images @ ensemble.T), softmax(scale * single)
+
+
+def normalised(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors of length 1 along the last axis; a zero vector stays zero."""
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return vectors / np.where(lengths == 0, 1, lengths)
+
+
+def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Probabilities along the last axis, float64, also for large logits."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))

@@ -1,0 +1,1 @@
+"""Submissions -> ranked tables -> a static site that needs no server and no other host."""

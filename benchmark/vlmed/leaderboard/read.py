@@ -1,0 +1,149 @@
+"""A folder of submissions -> the runs that anyone can believe, and why the others are left out."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vlmed.errors import MissingError, Problem, errors_in
+from vlmed.files import read_json
+from vlmed.results.validate import validate_run
+from vlmed.suite.manifest import FOLDER
+from vlmed.suite.types import Suite
+
+# The names that `vlmed submit` gives; they become part of paths and addresses, so nothing else may stand here.
+_PART = r"[a-z0-9](?:[a-z0-9.-]{0,58}[a-z0-9])?"
+_MODEL_FOLDER = re.compile(rf"({_PART})__({_PART})")
+_RUN_FOLDER = re.compile(_PART)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One accepted run.
+
+    Attributes:
+        result: Its `result.json`; control characters and lone surrogates in texts are replaced by U+FFFD.
+        folder: Where it lies.
+    """
+
+    org: str
+    model: str
+    run: str
+    result: Mapping[str, Any]
+    folder: Path
+
+    @property
+    def path(self) -> str:
+        """The folder's place among the submissions."""
+        return f"{self.org}__{self.model}/{self.run}"
+
+    @property
+    def control(self) -> bool:
+        """Whether the model is a control, which is shown but never ranked."""
+        return "control" in (self.result["model"]["kind"], self.result["model"]["family"])
+
+    def files(self) -> Iterator[str]:
+        """The evidence, relative to the run's folder."""
+        yield "result.json"
+        yield from sorted({unit["predictions"]["file"] for unit in self.result["units"]})
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A folder that is left out, and all that is wrong with it; files are named relative to the submissions."""
+
+    path: str
+    problems: Sequence[Problem]
+
+
+@dataclass(frozen=True)
+class Submissions:
+    """What a folder of submissions holds, in the order of paths; a model's runs stand in natural order (2 before 10)."""
+
+    entries: Sequence[Entry]
+    refused: Sequence[Refused]
+
+
+def read_submissions(folder: Path, suite: Suite, manifests: Path = FOLDER, intervals: bool = True) -> Submissions:
+    """Validate every run below `folder`.
+
+    Args:
+        intervals: Whether to recompute the runs' intervals too, which takes nearly all the time.
+
+    Raises:
+        MissingError: There is no such folder.
+    """
+    if not folder.is_dir():
+        raise MissingError("there is no such folder of submissions", file=folder)
+    entries: list[Entry] = []
+    refused: list[Refused] = []
+    for run in _run_folders(folder):
+        path = run.relative_to(folder).as_posix()
+        problems = _layout_problems(run, path) or errors_in(validate_run(run, suite, manifests, intervals).problems)
+        if problems:
+            refused.append(Refused(printable(path), [_relative(problem, folder) for problem in problems]))
+        else:
+            entries.append(_entry(run))
+    return Submissions(entries, refused)
+
+
+def printable(value: Any) -> Any:
+    """JSON whose texts can be written as UTF-8 and shown: control characters and lone surrogates become U+FFFD.
+
+    >>> printable({"name": "a\\x1b[31mb"})
+    {'name': 'a�[31mb'}
+    """
+    if isinstance(value, str):
+        return "".join("\ufffd" if unicodedata.category(mark) in ("Cc", "Cs") else mark for mark in value)
+    if isinstance(value, dict):
+        return {printable(name): printable(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [printable(item) for item in value]
+    return value
+
+
+def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sorts names as people count.
+
+    >>> sorted(["run-10", "run-9"], key=natural_key)
+    ['run-9', 'run-10']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts], name
+
+
+def _run_folders(folder: Path) -> Iterator[Path]:
+    """Every `<org>__<model>/<run>`; hidden ones are submissions under way."""
+    for model in _folders(folder):
+        runs = _folders(model)
+        # A folder that is no model's is named once, not once for each of its parts.
+        yield from runs if _MODEL_FOLDER.fullmatch(model.name) else [model]
+
+
+def _folders(folder: Path) -> list[Path]:
+    found = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def _layout_problems(run: Path, path: str) -> list[Problem]:
+    folders = path.split("/")
+    if len(folders) != 2 or not _RUN_FOLDER.fullmatch(folders[1]):
+        expected = "<org>__<model>/<run> of a-z, 0-9, '.', '-'"
+        return [Problem("this is no folder of a submission", path, "", expected, path, "use `vlmed submit`")]
+    places = [run.parent, run, run / "result.json", run / "predictions", *(run / "predictions").glob("*")]
+    hint = "copy the file itself"
+    return [Problem("a link is no evidence", str(place), hint=hint) for place in places if place.is_symlink()]
+
+
+def _entry(run: Path) -> Entry:
+    org, model = run.parent.name.split("__")
+    return Entry(org, model, run.name, printable(read_json(run / "result.json")), run)
+
+
+def _relative(problem: Problem, folder: Path) -> Problem:
+    texts = {name: printable(text.replace(f"{folder}/", "")) for name, text in vars(problem).items()}
+    return replace(problem, **texts)

@@ -1,0 +1,147 @@
+"""Seeded bootstrap over groups, and the 95 % intervals made from it.
+
+Whoever has the predictions must find the same interval, on any machine and in any year. So a draw depends on nothing
+but the seed, its number and the set of group names: `np.random.RandomState`, whose stream NumPy has frozen (NEP 19), is
+seeded anew with `[seed, draw]` for each. Neither the order of the samples nor the number of draws nor the size of a
+chunk changes a draw, and every metric and model scored on the same groups meets the same draws, which pairs them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from vlmed.errors import UsageError
+from vlmed.metrics.classification import Counts, Indices, Values
+
+LEVEL = 0.95
+MAX_UNDEFINED = 0.05  # share of draws without a value above which there is no interval
+Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
+_CHUNK_CELLS = 2**23  # counts that are held at a time, 4 bytes each
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95 % interval.
+
+    Attributes:
+        value: The metric; None where it is undefined.
+        low, high: The interval; None where there is none.
+        undefined: Draws in which the metric was undefined; the interval leaves them out.
+        reason: Why a number is None; empty if none is.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    undefined: int = 0
+    reason: str = ""
+
+
+def bootstrap_weights(members: Indices, draws: int, seed: int = 0) -> Iterator[Counts]:
+    """How often each draw holds each sample, chunk by chunk, so that memory stays bounded.
+
+    A draw takes G of the G groups with replacement; all samples of a group come together.
+
+    Args:
+        members: (N,) the group of each sample, from 0 to G - 1, as `number_groups` gives them.
+        draws: How many draws, >= 2.
+        seed: In [0, 2**32).
+
+    Yields:
+        int32 (N, b), the draws by column; the b of all chunks add up to `draws`.
+
+    Raises:
+        UsageError: `draws` or `seed` is out of range.
+    """
+    if draws < 2 or not 0 <= seed < 2**32:
+        expected, got = "draws >= 2 and a seed in [0, 2**32)", f"draws {draws}, seed {seed}"
+        raise UsageError("the bootstrap can't be drawn", expected=expected, got=got)
+    groups = count_groups(members)
+    step = max(1, _CHUNK_CELLS // len(members))
+    state = np.random.RandomState()
+    for start in range(0, draws, step):
+        drawn = [_draw(state, seed, draw, groups) for draw in range(start, min(start + step, draws))]
+        yield np.stack(drawn, axis=1).take(members, axis=0)
+
+
+def _draw(state: np.random.RandomState, seed: int, draw: int, groups: int) -> Counts:
+    """How often a draw holds each group, int32 (groups,)."""
+    state.seed([seed, draw])
+    # Uniform doubles cost a third of `randint`; the bias of the floor, below groups / 2**53, is nothing.
+    drawn = (state.random_sample(groups) * groups).astype(np.intp)
+    return np.bincount(drawn, minlength=groups).astype(np.int32)
+
+
+def bootstrap(statistics: Callable[[Counts], Values], members: Indices, draws: int, seed: int = 0) -> Values:
+    """The values of `statistics`, which maps counts (N, b) to values (K, b), in every draw: float64 (K, draws)."""
+    return np.concatenate([statistics(counts) for counts in bootstrap_weights(members, draws, seed)], axis=-1)
+
+
+def count_groups(members: Indices) -> int:
+    """G, for groups numbered from 0."""
+    return int(members.max()) + 1
+
+
+def no_interval(draws: int, undefined: int, groups: int) -> str:
+    """Why so many draws, some of them undefined, over so many groups give no interval; empty if they do."""
+    if groups < 2:
+        return "a single group shows no spread"
+    if undefined > MAX_UNDEFINED * draws:
+        return f"undefined in {undefined} of {draws} draws: a class has too few groups"
+    return ""
+
+
+def interval(value: float, drawn: Values, groups: int, trials: int) -> tuple[float, float]:
+    """The 95 % interval of a metric in [0, 1].
+
+    The standard error of the draws is carried to the logit scale, where the sampling distribution of a bounded metric
+    is close to symmetric, and meets Student's quantile for G groups: Pepe, The Statistical Evaluation of Medical Tests
+    (2003), for AUC; Boyd et al., ECML 2013, for average precision. It was chosen by its measured coverage
+    over percentile, bias-corrected, normal, arcsine and Wilson intervals (`tests/bench/interval_coverage.py`).
+
+    Where all draws agree, as for a perfect score, a bootstrap knows no spread. The interval is then Wilson's for
+    `trials` Bernoulli trials (JASA 22, 1927); for a perfect score that is [trials / (trials + 3.84), 1].
+
+    Args:
+        value: The metric of the samples.
+        drawn: Its defined values (B,) in the draws, B >= 2.
+        groups: G >= 2, the groups drawn from.
+        trials: How many of them the value stands on at least.
+    """
+    error = standard_error(drawn, groups)
+    if error == 0 or not 0 < value < 1:
+        return _wilson(value, trials)
+    centre, reach = math.log(value / (1 - value)), student(groups - 1) * error / (value * (1 - value))
+    return _expit(centre - reach), _expit(centre + reach)
+
+
+def standard_error(drawn: Values, groups: int) -> float:
+    """Standard error from draws (B,), freed of the shrinkage (G - 1) / G of a variance drawn from the sample."""
+    if np.ptp(drawn) < 1e-12:
+        return 0.0  # draws agree, but for rounding
+    return float(drawn.std(ddof=1)) * math.sqrt(groups / (groups - 1))
+
+
+def student(freedom: int) -> float:
+    """The two-sided 95 % quantile of Student's t by its expansion in 1 / freedom, within 0.2 % from 5 upwards.
+
+    Abramowitz and Stegun, Handbook of Mathematical Functions (1964), 26.7.5.
+    """
+    terms = (Z**3 + Z) / 4, (5 * Z**5 + 16 * Z**3 + 3 * Z) / 96, (3 * Z**7 + 19 * Z**5 + 17 * Z**3 - 15 * Z) / 384
+    return Z + math.fsum(term / freedom**power for power, term in enumerate(terms, start=1))
+
+
+def _wilson(value: float, trials: int) -> tuple[float, float]:
+    shrink = 1 + Z**2 / trials
+    centre = (value + Z**2 / (2 * trials)) / shrink
+    reach = Z / shrink * math.sqrt(value * (1 - value) / trials + Z**2 / (4 * trials**2))
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def _expit(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0  # beyond, exp overflows

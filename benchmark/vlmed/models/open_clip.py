@@ -1,0 +1,50 @@
+"""Models in open_clip's published layout: `open_clip_config.json` with weights and tokenizer beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip import create_model, get_tokenizer
+from open_clip.tokenizer import HFTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import nn
+
+from vlmed.models.encoders import TwoTowerEncoder, check_tokenizer, preprocessing_key
+
+
+def load_weights(folder: Path, trust_remote_code: bool) -> nn.Module:
+    """The model in float32; open_clip loads pickles with `weights_only=True` and knows no remote code."""
+    del trust_remote_code
+    model: nn.Module = create_model(f"local-dir:{folder}", require_pretrained=True)
+    return model
+
+
+def family_of(model: Any) -> tuple[str, str]:
+    """Family and architecture to show."""
+    return "open_clip", f"{type(model).__name__} {type(model.visual).__name__}"
+
+
+def make_encoder(model: Any, folder: Path, device: str, trust_remote_code: bool) -> TwoTowerEncoder:
+    """The dual encoder, with open_clip's own inference transform and tokenizer."""
+    del trust_remote_code
+    settings = model.visual.preprocess_cfg
+    tokenizer = get_tokenizer(f"local-dir:{folder}")
+    if isinstance(tokenizer, HFTokenizer):
+        check_tokenizer(tokenizer.tokenizer, folder)
+
+    def embed_texts(texts: list[str]) -> torch.Tensor:
+        embeddings: torch.Tensor = model.encode_text(tokenizer(texts).to(device))
+        return embeddings
+
+    bias = model.logit_bias
+    return TwoTowerEncoder(
+        image_tower=model.visual,
+        transform=image_transform_v2(PreprocessCfg(**settings), is_train=False),
+        preprocessing=preprocessing_key("open_clip", settings),
+        device=device,
+        embed_texts=embed_texts,
+        logit_scale=float(model.logit_scale.detach().exp()),
+        logit_bias=0.0 if bias is None else float(bias.detach()),
+    )

@@ -1,0 +1,199 @@
+"""A real HTTP server on localhost that speaks the part of the Hub's API which `huggingface_hub` needs to load a model.
+
+    with HubServer() as hub:
+        commit = hub.add("org/tiny", folder)
+        subprocess.run([...], env={**os.environ, **hub.environment(cache)})
+
+It answers model information by revision (commit, siblings), the file tree, and `resolve` with `X-Repo-Commit` and
+`ETag`; large files redirect to another path as LFS does; unknown repositories and revisions are 404, gated files 401.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+LFS_SUFFIXES = (".safetensors", ".bin", ".pt")
+
+
+@dataclass
+class Repository:
+    """Commits with their files, and the branches and tags that point at them."""
+
+    gated: bool = False
+    commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    refs: dict[str, str] = field(default_factory=dict)
+
+    def commit_of(self, revision: str) -> str | None:
+        return revision if revision in self.commits else self.refs.get(revision)
+
+
+class HubServer:
+    """The server; `requests` holds every request as `METHOD path`, `token` opens gated repositories."""
+
+    def __init__(self, token: str = "hf_test") -> None:
+        self.token = token
+        self.repositories: dict[str, Repository] = {}
+        self.requests: list[str] = []
+        self._server = _Server(self)
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Take the network down."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+    def add(self, repository: str, folder: Path, *, tag: str = "", gated: bool = False) -> str:
+        """Commit a folder's files to `main`, and to a tag if one is given; returns the 40-hex commit."""
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        entry = self.repositories.setdefault(repository, Repository())
+        content = "".join(f"{name} {_sha1(data)}\n" for name, data in sorted(files.items()))
+        commit = _sha1(f"{repository} {len(entry.commits)}\n{content}".encode())
+        entry.gated = entry.gated or gated
+        entry.commits[commit] = files
+        entry.refs |= {"main": commit} | ({tag: commit} if tag else {})
+        return commit
+
+    def environment(self, cache: Path) -> dict[str, str]:
+        """What a child process needs in its environment to use this server and an own cache."""
+        return {"HF_ENDPOINT": self.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+
+    def downloaded(self) -> set[str]:
+        """The files whose content was asked for."""
+        paths = (request.partition(" ")[2] for request in self.requests if request.startswith("GET "))
+        return {match[1] for path in paths if (match := re.search(r"/(?:resolve/|lfs/.+/)[0-9a-f]{40}/(.+)", path))}
+
+
+def _sha1(data: bytes) -> str:
+    return hashlib.sha1(data).hexdigest()
+
+
+def _is_lfs(name: str) -> bool:
+    return name.endswith(LFS_SUFFIXES)
+
+
+def _entry(name: str, data: bytes) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "file", "path": name, "size": len(data), "oid": _sha1(data)}
+    if _is_lfs(name):
+        entry["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+    return entry
+
+
+class _Server(ThreadingHTTPServer):
+    def __init__(self, hub: HubServer) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.hub = hub
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    @property
+    def hub(self) -> HubServer:
+        return self.server.hub
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def _answer(self) -> None:
+        path = urlsplit(self.path).path
+        self.hub.requests.append(f"{self.command} {path}")
+        if match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?", path):
+            self._information(match[1], match[2] or "revision", unquote(match[3] or "main"))
+        elif match := re.fullmatch(r"/lfs/([^/]+/[^/]+)/([^/]+)/(.+)", path):
+            self._send(200, self.hub.repositories[match[1]].commits[match[2]][unquote(match[3])])
+        elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
+            self._resolve(match[1], unquote(match[2]), unquote(match[3]))
+        else:
+            self._refuse(404, "NotFound", path)
+
+    def _commit(self, name: str, revision: str) -> tuple[Repository, str] | None:
+        repository = self.hub.repositories.get(name)
+        if repository is None:
+            self._refuse(404, "RepoNotFound", "Repository not found")
+            return None
+        commit = repository.commit_of(revision)
+        if commit is None:
+            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            return None
+        return repository, commit
+
+    def _information(self, name: str, what: str, revision: str) -> None:
+        found = self._commit(name, revision)
+        if not found:
+            return
+        repository, commit = found
+        files = repository.commits[commit]
+        if what == "tree":
+            self._json([_entry(file, data) for file, data in sorted(files.items())])
+            return
+        siblings = [{"rfilename": file} for file in sorted(files)]
+        gated = "manual" if repository.gated else False
+        self._json({"id": name, "modelId": name, "sha": commit, "gated": gated, "private": False, "siblings": siblings})
+
+    def _resolve(self, name: str, revision: str, file: str) -> None:
+        found = self._commit(name, revision)
+        if not found:
+            return
+        repository, commit = found
+        if repository.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self._refuse(401, "GatedRepo", f"Access to model {name} is restricted.")
+            return
+        data = repository.commits[commit].get(file)
+        if data is None:
+            self._refuse(404, "EntryNotFound", f"Entry not found: {file}")
+            return
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{_sha1(data)}"'}
+        if not _is_lfs(file):
+            self._send(200, data, headers)
+            return
+        headers |= {"X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"', "X-Linked-Size": str(len(data))}
+        # The client follows redirects on one host by itself; large files lie on another, which must be visible.
+        elsewhere = self.hub.url.replace("127.0.0.1", "localhost")
+        self._send(302, b"", headers | {"Location": f"{elsewhere}/lfs/{name}/{commit}/{file}"})
+
+    def _json(self, value: Any) -> None:
+        self._send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        self._send(status, json.dumps({"error": message}).encode(), {"X-Error-Code": code, "X-Error-Message": message})
+
+    def _send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+        start = self.headers.get("Range", "") if status == 200 else ""
+        if match := re.fullmatch(r"bytes=(\d+)-", start):
+            status, total = 206, len(body)
+            headers = {**(headers or {}), "Content-Range": f"bytes {match[1]}-{total - 1}/{total}"}
+            body = body[int(match[1]) :]
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)

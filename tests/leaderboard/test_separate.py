@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+from vlmed.leaderboard.separate import holm, p_values, rank_intervals, separated
+from vlmed.metrics.classification import Classified
+from vlmed.metrics.compare import compare_metrics
+from vlmed.metrics.inputs import number_groups
+from vlmed.metrics.intervals import bootstrap, count_groups
+from vlmed.metrics.table import METRICS, trials
+
+PAIRED = np.array([[1.0, 1e-6, 1e-6], [1e-6, 1.0, 0.4], [1e-6, 0.4, 1.0]])
+
+
+def bonferroni_by_hand(p, alpha):
+    """Holm's step-down as his paper words it, one hypothesis after the other."""
+    left = sorted(range(len(p)), key=lambda index: p[index])
+    rejected = set()
+    while left and p[left[0]] <= alpha / len(left):
+        rejected.add(left.pop(0))
+    return [index in rejected for index in range(len(p))]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_follows_the_step_down(seed):
+    p = np.random.default_rng(seed).random(12) ** 6
+    assert holm(p).tolist() == bonferroni_by_hand(p, 0.05)
+
+
+def test_holm_stops_at_the_first_that_stays():
+    assert holm(np.array([0.9, 0.001, 0.03])).tolist() == [False, True, False]
+    assert holm(np.array([])).tolist() == []
+
+
+def test_one_clear_winner_and_a_shared_second_rank():
+    assert rank_intervals(np.array([0.9, 0.7, 0.69]), PAIRED, True) == [(1, 1), (2, 3), (2, 3)]
+
+
+def test_lower_is_better_turns_the_ranks_round():
+    assert rank_intervals(np.array([0.9, 0.7, 0.69]), PAIRED, False) == [(3, 3), (1, 2), (1, 2)]
+
+
+def test_a_single_model_ranks_first():
+    assert rank_intervals(np.array([0.5]), np.ones((1, 1)), True) == [(1, 1)]
+
+
+def test_p_values_are_those_of_the_paired_comparison():
+    rng = np.random.default_rng(3)
+    targets = np.arange(90) % 3
+    members = number_groups([f"p{index // 2}" for index in range(90)], 90)
+    models = []
+    for skill in (0.3, 0.8, 1.5):
+        odds = np.exp(rng.normal(size=(90, 3)) + skill * np.eye(3)[targets])
+        models.append(Classified(odds / odds.sum(axis=1, keepdims=True), targets))
+    auc = METRICS["auc"].function
+    values = np.array([auc(model, np.ones((90, 1), np.int32))[0] for model in models])
+    draws = bootstrap(lambda counts: np.stack([auc(model, counts) for model in models]), members, 300)
+    p = p_values(values, draws, count_groups(members), trials(METRICS["auc"], models[0], members))
+    for one in range(3):
+        for two in range(3):
+            pair = compare_metrics(["auc"], models[one], models[two], members, 300)["auc"]
+            assert p[one, two] == pytest.approx(1.0 if one == two else pair.p, rel=1e-6)
+
+
+def test_equal_models_are_never_told_apart():
+    draws = np.tile(np.random.default_rng(0).random(100), (2, 1))
+    assert p_values(np.array([0.5, 0.5]), draws, 50, 50)[0, 1] == 1
+
+
+def test_one_group_tells_nothing():
+    draws = np.array([[0.9] * 50, [0.1] * 50])
+    assert (p_values(np.array([0.9, 0.1]), draws, 1, 1) == 1).all()
+
+
+def test_constant_scores_are_told_apart_only_with_enough_trials():
+    draws = np.array([[1.0] * 50, [0.5] * 50])
+    assert p_values(np.array([1.0, 0.5]), draws, 100, 100)[0, 1] < 1e-6
+    assert p_values(np.array([1.0, 0.5]), draws, 3, 3)[0, 1] > 0.05
+
+
+def test_a_model_with_undefined_draws_is_told_apart_from_nobody_and_spoils_nothing():
+    rng = np.random.default_rng(1)
+    draws = np.stack([0.9 + 0.01 * rng.normal(size=200), 0.5 + 0.01 * rng.normal(size=200), np.full(200, np.nan)])
+    p = p_values(np.array([0.9, 0.5, 0.7]), draws, 100, 100)
+    assert p[0, 1] < 1e-6
+    assert (p[2] == 1).all()
+
+
+def simulated(rng, chances, samples=200, draws=300):
+    """Hits of models whose true accuracies are `chances`, correlated by each sample's difficulty, and their draws."""
+    shared = rng.random(samples)
+    own = rng.random((len(chances), samples))
+    hits = (np.where(rng.random(samples) < 0.5, shared, own) < np.asarray(chances)[:, None]).astype(float)
+    weights = rng.multinomial(samples, np.full(samples, 1 / samples), size=draws)
+    return hits.mean(axis=1), hits @ weights.T / samples
+
+
+def test_equal_models_are_falsely_separated_in_at_most_five_percent_of_tables():
+    rng = np.random.default_rng(0)
+    tables = 400
+    false = sum(
+        separated(p_values(*simulated(rng, [0.7] * 6), groups=200, trials=200)).any() for _ in range(tables)
+    )
+    assert false / tables < 0.075  # three standard errors above 5 %
+
+
+def test_rank_intervals_hold_all_true_ranks_in_ninety_five_percent_of_tables():
+    rng = np.random.default_rng(1)
+    chances = [0.9, 0.8, 0.78, 0.6, 0.5]
+    tables = held = 0
+    for tables in range(1, 301):
+        values, draws = simulated(rng, chances)
+        ranks = rank_intervals(values, p_values(values, draws, 200, 200), True)
+        held += all(low <= true <= high for true, (low, high) in enumerate(ranks, start=1))
+    assert held / tables > 0.93

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+
+from vlmed.errors import UsageError
+from vlmed.models.reference import Reference, parse_reference
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+CONTENT = "sha256:" + "ab" * 32
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("openai/clip-vit-base-patch32", Reference("hf", "openai/clip-vit-base-patch32")),
+        ("gpt2", Reference("hf", "gpt2")),
+        (f"hf:vinid/plip@{COMMIT}", Reference("hf", "vinid/plip", COMMIT)),
+        ("vinid/plip@refs/pr/4", Reference("hf", "vinid/plip", "refs/pr/4")),
+        ("open_clip:ViT-B-32/laion2b_s34b_b79k", Reference("open_clip", "ViT-B-32/laion2b_s34b_b79k")),
+        ("open_clip:org/name@v1.0", Reference("open_clip", "org/name", "v1.0")),
+        ("dir:./a model", Reference("dir", "./a model")),
+        ("dir:/data/run@3", Reference("dir", "/data/run@3")),
+        (f"dir:/data/run@{CONTENT}", Reference("dir", "/data/run", CONTENT)),
+        ("endpoint:http://localhost:8000/v1", Reference("endpoint", "http://localhost:8000/v1")),
+        ("control:random", Reference("control", "random")),
+        ("control:blank/dir:/data/run", Reference("control", "blank/dir:/data/run")),
+        (f"control:blank/org/name@{COMMIT}", Reference("control", f"blank/org/name@{COMMIT}")),
+    ],
+)
+def test_reads_every_scheme_and_writes_it_back(text: str, expected: Reference) -> None:
+    assert parse_reference(text) == expected
+    assert parse_reference(str(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "empty"),
+        (" org/name", "blanks around"),
+        ("hf:", "empty"),
+        ("hf: org/name", "blanks around"),
+        ("org/name/more", "repository is"),
+        ("org name", "repository is"),
+        ("org/name@", "after '@'"),
+        ("org/name@a b", "after '@'"),
+        ("org/name@a@b", "after '@'"),
+        ("./model", "write dir:./model"),
+        ("/data/model", "write dir:/data/model"),
+        ("~/model", "write dir:~/model"),
+        ("open_clip:", "empty"),
+        ("endpoint:localhost:8000", "http://"),
+        ("hg:org/name", "'hf'"),
+        ("open-clip:org/name", "repository is"),
+        ("openclip:org/name", "'open_clip'"),
+        ("control:majorty", "'majority'"),
+        ("control:random/org/name", "only the blank-image control"),
+        ("control:blank", "only the blank-image control"),
+        ("control:blank/control:random", "image encoder"),
+        ("control:blank/./model", "write dir:./model"),
+    ],
+)
+def test_refuses_what_is_no_reference(text: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_reference(text)
+    assert says in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_references_protocols_and_controls_need_no_torch() -> None:
+    modules = "reference, protocols, controls, resolve, snapshot"
+    code = f"import sys; from vlmed.models import {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,231 @@
+"""A small suite of its own with frozen manifests, and submissions to it, all made through the public writers."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from vlmed.files import write_json
+from vlmed.hashing import file_hash, target_digest
+from vlmed.results.predictions import Predictions, read_predictions, write_predictions
+from vlmed.results.score import score
+from vlmed.suite.load import load_suite
+from vlmed.suite.manifest import Row, write_manifest
+from vlmed.suite.types import Suite, Task, Track
+
+LEAKY = 10  # test samples of every frozen task that also stand in train
+CONTROL = {"kind": "control", "family": "control", "architecture": "control", "parameters": 0}
+LORA = {
+    "ref": "lab/chest-lora",
+    "revision": "b" * 40,
+    "peft_type": "LORA",
+    "parameters": 1_200_000,
+    "base_ref": "lab/base",
+    "changes_nothing": False,
+}
+
+
+def dataset(name: str, medical: bool = True) -> dict[str, Any]:
+    return {
+        "title": f"{name.title()} collection",
+        "source": "phantom",
+        "modality": "chest X-ray" if medical else "synthetic",
+        "body_part": "chest",
+        "licence": "CC BY 4.0",
+        "access": "open",
+        "homepage": "https://example.org/data",
+        "layout": "one folder",
+        "identity": "patient",
+        "medical": medical,
+    }
+
+
+def task(title: str, data: str, classes: Sequence[str] = ("normal", "pneumonia"), **more: Any) -> dict[str, Any]:
+    return {
+        "title": title,
+        "kind": "classification",
+        "dataset": data,
+        "field": "label",
+        "classes": [{"name": name, "values": [name]} for name in classes],
+        "split": {"rule": "official"},
+        "prompts": {"default": {name: [f"an image of {name}"] for name in classes}},
+        "metrics": ["auc", "accuracy", "balanced_accuracy", "ece"],
+        "main_metric": "auc",
+        "tracks": ["zero_shot", "linear_probe"],
+        "manifest": "pending",
+        **more,
+    }
+
+
+TASKS = {
+    "chest@1": task("Pneumonia in chest radiographs", "radiographs"),
+    "organ@1": task("Organ in abdominal CT", "radiographs", ("liver", "kidney", "spleen")),
+    "waiting@1": task("Finding in restricted radiographs", "radiographs"),
+    "minor@1": task("A task with too few patients to rank", "radiographs", ranked=False),
+    "phantom_side@1": task("Side of a phantom lesion", "phantom", ("left", "right")),
+}
+PENDING = {"waiting@1"}
+TRACKS = {
+    "zero_shot@1": {"title": "Zero-shot", "method": "zero_shot", "recipe": {"prompts": "default"}},
+    "linear_probe@1": {"title": "Linear probe", "method": "linear_probe", "recipe": {"penalties": [1.0]}},
+}
+
+
+@dataclass
+class World:
+    """A suite, its manifests and a folder of submissions below `root`.
+
+    Attributes:
+        samples: Test samples of every task.
+        per_group: Samples of every patient.
+    """
+
+    root: Path
+    samples: int = 120
+    per_group: int = 1
+    suite: Suite = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.submissions.mkdir(parents=True)
+        tree = {
+            "suite": "2026.1",
+            "datasets": {"radiographs": dataset("radiographs"), "phantom": dataset("phantom", medical=False)},
+            "tasks": {
+                key: entry if key in PENDING else entry | {"manifest": self._freeze(key, entry)}
+                for key, entry in TASKS.items()
+            },
+            "tracks": TRACKS,
+        }
+        self.tasks_file.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        self.suite = load_suite(self.tasks_file)
+
+    @property
+    def submissions(self) -> Path:
+        return self.root / "submissions"
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "manifests"
+
+    @property
+    def tasks_file(self) -> Path:
+        return self.root / "tasks.yaml"
+
+    def add(
+        self,
+        name: str,
+        skill: float = 1.0,
+        /,
+        *,
+        org: str = "lab",
+        run: str = "1",
+        tasks: Sequence[str] = ("chest",),
+        tracks: Sequence[str] = ("zero_shot",),
+        seeds: Sequence[int] = (0,),
+        fraction: float = 1,
+        samples: slice = slice(None),
+        **model: Any,
+    ) -> Path:
+        """A submission whose logits for the true class are `skill` above standard normal noise; gives its folder."""
+        folder = self.submissions / f"{org}__{name}" / run
+        units = [
+            self._unit(folder, self.suite.task(task), self.suite.track(track), seed, fraction, skill, samples)
+            for task in tasks
+            for track in tracks
+            for seed in seeds
+        ]
+        write_json(folder / "result.json", {
+            "schema_version": 1,
+            "vlmed_version": "0.1.0",
+            "suite": self.suite.version,
+            "model": {
+                "ref": f"hf:{org}/{name}",
+                "name": name,
+                "revision": "a" * 40,
+                "family": "clip",
+                "architecture": "ViT-B-16",
+                "kind": "dual_encoder",
+                "parameters": 149_620_737,
+                "adapter": None,
+                "remote_code": False,
+                "warnings": [],
+                **model,
+            },
+            "units": units,
+            "environment": {"python": "3.11"},
+        })  # fmt: skip
+        return folder
+
+    def control(self, name: str, skill: float = 0.0, **more: Any) -> Path:
+        """A control, submitted like a model."""
+        return self.add(name, skill, org="vlmed", ref=f"control:{name}", revision="builtin", **CONTROL, **more)
+
+    def _unit(
+        self, folder: Path, task: Task, track: Track, seed: int, fraction: float, skill: float, samples: slice
+    ) -> dict[str, Any]:
+        name = f"{task.name}-{task.version}.{track.name}-{track.version}.{seed}.{fraction:g}"
+        path = folder / "predictions" / f"{name}.parquet"
+        write_predictions(path, self._predict(f"{folder.parent.name}/{name}", task, skill, samples))
+        stored = read_predictions(path, len(task.classes))
+        leaks = None if task.pending else {sample_id(index): "image" for index in range(LEAKY)}
+        return {
+            "unit": name,
+            "task": task.id,
+            "task_digest": task.digest,
+            "track": track.id,
+            "track_digest": track.digest,
+            "seed": seed,
+            "fraction": fraction,
+            "predictions": {
+                "file": f"predictions/{path.name}",
+                "sha256": file_hash(path),
+                "rows": len(stored.sample_ids),
+            },
+            "scores": score(task, stored, leaks),
+            "recipe_outcome": {},
+            "cost": {"wall_seconds": 1.5, "images": len(stored.sample_ids), "training": 0},
+        }
+
+    def _predict(self, key: str, task: Task, skill: float, samples: slice) -> Predictions:
+        indices = np.arange(self.samples)[samples]
+        classes = len(task.classes)
+        noise = np.random.default_rng(zlib.crc32(key.encode())).normal(size=(self.samples, classes))[samples]
+        logits = noise + skill * np.eye(classes)[indices % classes]
+        odds = np.exp(logits)
+        return Predictions(
+            sample_ids=[sample_id(index) for index in indices],
+            groups=[group(index, self.per_group) for index in indices],
+            targets=(indices % classes).astype(np.int64),
+            probabilities=odds / odds.sum(axis=1, keepdims=True),
+            by_template=np.empty((len(indices), 0, classes)),
+        )
+
+    def _freeze(self, key: str, entry: dict[str, Any]) -> str:
+        name, version = key.split("@")
+        classes = [spec["name"] for spec in entry["classes"]]
+        rows = [
+            Row(
+                sample_id=sample_id(index),
+                split="test",
+                image=f"{index:032x}",
+                group=group(index, self.per_group),
+                target=target_digest(name, classes[index % len(classes)]),
+                leaks="image" if index < LEAKY else "",
+            )
+            for index in range(self.samples)
+        ]
+        return write_manifest(self.manifests / f"{name}-v{version}.csv", rows)
+
+
+def sample_id(index: int) -> str:
+    return f"s{index:05d}"
+
+
+def group(index: int, per_group: int) -> str:
+    return f"p{index // per_group:05d}"

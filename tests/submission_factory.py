@@ -223,6 +223,20 @@ class World:
         return write_manifest(self.manifests / f"{name}-v{version}.csv", rows)
 
 
+def full_world(root: Path) -> World:
+    """Models and controls on every kind of task, and one refused run."""
+    world = World(root)
+    tasks = ("chest", "organ", "waiting", "minor", "phantom_side")
+    world.add("strong", 2.5, tasks=tasks)
+    world.add("middle", 1.0, tasks=tasks, adapter=LORA)
+    world.add("weak", 0.9, tasks=("chest", "organ"), seeds=(0, 1))
+    world.control("oracle", 30.0, tasks=tasks)
+    world.control("random", tasks=("chest",))
+    refused = world.add("liar", 1.0) / "result.json"
+    refused.write_text(refused.read_text().replace('"rows": 120', '"rows": 119'))
+    return world
+
+
 def sample_id(index: int) -> str:
     return f"s{index:05d}"
 

@@ -2,10 +2,15 @@ import json
 import shutil
 
 import pytest
-from submission_factory import World
 
+from submission_factory import World
 from vlmed.errors import MissingError
 from vlmed.leaderboard.read import natural_key, printable, read_submissions
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path / "world")
 
 
 def read(world: World, **more):

@@ -1,7 +1,18 @@
 import pytest
 
+from submission_factory import World, full_world
 from vlmed.leaderboard.rank import rank_tables
 from vlmed.leaderboard.read import read_submissions
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path / "world")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return full_world(tmp_path_factory.mktemp("full") / "world")
 
 
 def ranked(world):

@@ -27,9 +27,7 @@ class Leaderboard:
     page: Path
 
 
-def build(
-    submissions: Path, out: Path, suite: Suite, manifests: Path = FOLDER, intervals: bool = True
-) -> Leaderboard:
+def build(submissions: Path, out: Path, suite: Suite, manifests: Path = FOLDER, intervals: bool = True) -> Leaderboard:
     """Build the site of all accepted runs below `submissions` in the folder `out`, whole or not at all.
 
     Equal submissions give equal bytes. Runs that validation refuses are left out and listed.
@@ -47,10 +45,10 @@ def build(
     check_replaceable(out.resolve())
     read = read_submissions(submissions, suite, manifests, intervals)
     tables = rank_tables(suite, read.entries, manifests)
-    data = json.dumps(leaderboard_json(suite, read, tables), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    data = leaderboard_json(suite, read, tables)
     texts = {
         "index.html": index_page(suite, read, tables),
-        "data/leaderboard.json": data + "\n",
+        "data/leaderboard.json": json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
         "data/results.csv": results_csv(suite, read.entries),
     }
     write_site(out, texts, dict(_evidence(read)))

@@ -90,17 +90,21 @@ class Section:
 def index_page(suite: Suite, submissions: Submissions, tables: Sequence[Table]) -> str:
     """The first page, whole; it needs no other file to be read."""
     style, script = _asset("site.css"), _asset("site.js")
-    return _environment().get_template("index.html").render(
-        policy=_policy(style, script),
-        style=Markup(style),
-        script=Markup(script),
-        suite=suite,
-        suite_digest=suite_digest(suite),
-        draws=f"{DRAWS:,}",
-        counts=_counts(submissions, tables),
-        sections=_sections(tables),
-        open_tasks=_open_tasks(suite, tables),
-        refused=submissions.refused,
+    return (
+        _environment()
+        .get_template("index.html")
+        .render(
+            policy=_policy(style, script),
+            style=Markup(style),
+            script=Markup(script),
+            suite=suite,
+            suite_digest=suite_digest(suite),
+            draws=f"{DRAWS:,}",
+            counts=_counts(submissions, tables),
+            sections=_sections(tables),
+            open_tasks=_open_tasks(suite, tables),
+            refused=submissions.refused,
+        )
     )
 
 

@@ -51,8 +51,9 @@ class Row:
 
         Ends of intervals are averaged too: a mean varies no more than its parts do on average.
         """
-        values = [((unit["scores"]["metrics"][part] or {}).get(name) or {}).get(end) for unit in self.units]
-        return None if None in values else sum(values) / len(values)
+        metrics = [unit["scores"]["metrics"][part] for unit in self.units]
+        values = [float(known[name][end]) for known in metrics if known and known[name][end] is not None]
+        return sum(values) / len(values) if len(values) == len(self.units) else None
 
     def n(self, part: Part) -> int | None:
         """Number of test samples."""

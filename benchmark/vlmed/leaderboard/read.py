@@ -62,7 +62,7 @@ class Refused:
 
 @dataclass(frozen=True)
 class Submissions:
-    """What a folder of submissions holds, in the order of paths; a model's runs stand in natural order (2 before 10)."""
+    """What a folder of submissions holds, by path, a model's runs in natural order (2 before 10)."""
 
     entries: Sequence[Entry]
     refused: Sequence[Refused]

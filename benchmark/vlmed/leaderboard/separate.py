@@ -38,9 +38,7 @@ def separated(p: NDArray[np.float64]) -> NDArray[np.bool_]:
     return significant | significant.T
 
 
-def p_values(
-    values: NDArray[np.float64], draws: NDArray[np.float64], groups: int, trials: int
-) -> NDArray[np.float64]:
+def p_values(values: NDArray[np.float64], draws: NDArray[np.float64], groups: int, trials: int) -> NDArray[np.float64]:
     """Two-sided p-values of all differences of M scores, symmetric (M, M); 1 where nothing can be said.
 
     The test of `vlmed.metrics.compare`, for all pairs at once: a difference over its bootstrap standard error meets

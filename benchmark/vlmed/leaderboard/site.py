@@ -102,4 +102,5 @@ def _swap(part: Path, folder: Path) -> None:
 
 
 def _refused(folder: Path, error: OSError) -> VlmedError:
-    return VlmedError(f"no site can be written here: {error.strerror or error}", file=folder, hint="choose another --out")
+    what = f"no site can be written here: {error.strerror or error}"
+    return VlmedError(what, file=folder, hint="choose another --out")

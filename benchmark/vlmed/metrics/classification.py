@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -104,8 +105,12 @@ class Bins:
         """Number of samples in each bin and draw, (size, B) of the counts' type, or the sum of their `values` (N,)."""
         dtype = counts.dtype if values is None else np.dtype(np.float64)
         sums = np.zeros((len(self.starts) - 1, counts.shape[1]), dtype)
-        # Rows hold all draws, so gathering and adding them costs far less than sorting or cumulating each draw.
-        for index in np.flatnonzero(np.diff(self.starts)):
+        sizes = np.diff(self.starts)
+        # Rows hold all draws, so gathering and adding them costs far less than sorting or cumulating each draw. Bins of
+        # one sample, which are most bins of a ranking, are gathered at once.
+        lone = np.flatnonzero(sizes == 1) if values is None else np.empty(0, np.intp)
+        sums[lone] = counts.take(self.order[self.starts[lone]], axis=0)
+        for index in np.setdiff1d(np.flatnonzero(sizes), lone):
             rows = self.order[self.starts[index] : self.starts[index + 1]]
             held = counts.take(rows, axis=0)
             np.add.reduce(held if values is None else held * values[rows, None], axis=0, dtype=dtype, out=sums[index])
@@ -154,10 +159,18 @@ def auc(samples: Classified, counts: Counts) -> Values:
 def _auc_of(sums: Counts) -> Values:
     """From the sums over a ranking, (3U + 1, B)."""
     gaps, ties, positives = sums[0::3], sums[1::3], sums[2::3]
-    upto = np.cumsum(gaps[:-1] + ties, axis=0, dtype=sums.dtype)
+    upto = _running(gaps[:-1] + ties)
     # Whole numbers up to N**2, which float64 holds exactly for N < 67 million.
     won = _dot(positives, upto) - _dot(positives, ties) / 2
     return _ratio(won, _total(positives) * (_total(gaps) + _total(ties)))
+
+
+def _running(sums: Counts) -> Counts:
+    """Cumulative sum over the rows, (U, B); `np.cumsum` strides down the columns, three times as slow."""
+    running = sums.copy()
+    for before, row in pairwise(running):
+        row += before
+    return running
 
 
 def _total(sums: Counts) -> NDArray[np.int64]:
@@ -188,8 +201,8 @@ def average_precision(samples: Classified, counts: Counts) -> Values:
 def _average_precision_of(sums: Counts) -> Values:
     """From the sums over a ranking, (3U + 1, B)."""
     gaps, ties, positives = sums[0::3], sums[1::3], sums[2::3]
-    found = np.cumsum(positives[::-1], axis=0, dtype=sums.dtype)[::-1]
-    passed = found + np.cumsum((gaps[1:] + ties)[::-1], axis=0, dtype=sums.dtype)[::-1]
+    found = _running(positives[::-1])[::-1]
+    passed = found + _running((gaps[1:] + ties)[::-1])[::-1]
     # A threshold that no drawn sample passes has no precision; its positives weigh nothing.
     gained = _dot(positives, found / np.maximum(passed, 1))
     return _ratio(gained, _total(positives) * (_total(gaps) + _total(ties) > 0))

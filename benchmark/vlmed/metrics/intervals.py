@@ -21,7 +21,7 @@ from vlmed.metrics.classification import Counts, Indices, Values
 LEVEL = 0.95
 MAX_UNDEFINED = 0.05  # share of draws without a value above which there is no interval
 Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-_CHUNK_CELLS = 2**23  # counts that are held at a time, 4 bytes each
+_CHUNK_CELLS = 2**24  # counts that are held at a time, 4 bytes each
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def bootstrap_weights(members: Indices, draws: int, seed: int = 0) -> Iterator[C
     state = np.random.RandomState()
     for start in range(0, draws, step):
         drawn = [_draw(state, seed, draw, groups) for draw in range(start, min(start + step, draws))]
-        yield np.stack(drawn, axis=1).take(members, axis=0)
+        yield np.ascontiguousarray(np.stack(drawn).T).take(members, axis=0)
 
 
 def _draw(state: np.random.RandomState, seed: int, draw: int, groups: int) -> Counts:

@@ -1,0 +1,51 @@
+"""A small phantom suite, and tiny models in their published layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import factories
+import pytest
+import yaml
+
+from vlmed.suite.load import load_suite, suite_path
+from vlmed.suite.types import Suite
+
+
+@pytest.fixture(scope="session")
+def small_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped suite's phantom task on 60 patients, and a second task on the same images."""
+    tree: dict[str, Any] = yaml.safe_load(suite_path().read_text())
+    data = tree["datasets"]["phantom"] | {"options": {"seed": 3, "patients": 60, "images_per_patient": 2, "size": 32}}
+    lesion = tree["tasks"]["phantom_lesion@1"] | {"manifest": "pending"}
+    side = {
+        key: value for key, value in lesion.items() if key not in ("classes", "prompts", "field")
+    } | {
+        "field": "side",
+        "exclude": [""],
+        "classes": [{"name": name, "values": [name]} for name in ("left", "right")],
+        "prompts": {"vlmed": {name: [f"lesion on the {name}"] for name in ("left", "right")}},
+    }
+    path = tmp_path_factory.mktemp("suite") / "tasks.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "suite": "2026.1",
+                "datasets": {"phantom": data},
+                "tasks": {"lesion@1": lesion, "side@1": side},
+                "tracks": tree["tracks"],
+            }
+        )
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
+def suite(small_suite: Path) -> Suite:
+    return load_suite(small_suite)
+
+
+@pytest.fixture(scope="session")
+def open_clip_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return factories.tiny_open_clip(tmp_path_factory.mktemp("models") / "tiny-open-clip")

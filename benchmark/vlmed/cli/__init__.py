@@ -7,7 +7,7 @@ import sys
 import typer
 
 from vlmed import __version__
-from vlmed.cli import data, demo, leaderboard, run, tasks, validate
+from vlmed.cli import data, demo, leaderboard, leakage, run, tasks, validate
 from vlmed.errors import VlmedError
 
 app = typer.Typer(
@@ -19,6 +19,7 @@ app = typer.Typer(
 )
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(data.app, name="data")
+app.command()(leakage.leakage)
 app.command()(run.run)
 app.command()(validate.validate)
 app.command()(validate.submit)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from vlmed.cli.common import DataOption, SuiteOption, data_loader, print_problems, suite_of
@@ -60,3 +62,30 @@ def where(task: str, data_root: DataOption = None, suite: SuiteOption = None) ->
         place = root / folder
         typer.echo(f"{'found' if place.exists() else 'not in'}: {place}")
     typer.echo(f"{dataset.homepage}\n{dataset.layout}")
+
+
+@app.command()
+def freeze(
+    task: str,
+    ids_only: Annotated[
+        bool, typer.Option("--ids-only", help="Freeze ids, groups and texts; needs no images.")
+    ] = False,
+    data_root: DataOption = None,
+    suite: SuiteOption = None,
+) -> None:
+    """For maintainers: write a pending manifest, with leaks marked, and its hash into the task file.
+
+    Example: vlmed data freeze papila --data-root ~/data
+    """
+    from vlmed.leakage.find import find_leaks
+    from vlmed.leakage.freeze import freeze_manifest
+    from vlmed.leakage.report import Report
+    from vlmed.suite.load import suite_path
+
+    chosen = suite_of(suite).task(task)
+    loader = data_loader(data_root)
+    table = loader.table(chosen, images=not ids_only)
+    findings = find_leaks(table, None if ids_only else loader.dataset(chosen.dataset).image, loader.progress)
+    path = freeze_manifest(table, findings, suite or suite_path(), loader.manifests)
+    summary = Report(table, findings).summary()
+    typer.echo(f"{path}\n{summary['test']} test samples, {summary['clean']} clean\nnext: vlmed tasks freeze")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vlmed.data.locate import cache_root, dataset_folder
@@ -58,11 +58,18 @@ class DataLoader:
             self._opened[dataset.name] = prepare(dataset, source, target, self.progress)
         return self._opened[dataset.name]
 
-    def table(self, task: Task) -> TaskTable:
+    def table(self, task: Task, images: bool = True) -> TaskTable:
         """A task's samples, proved to be the frozen ones unless its manifest is pending.
+
+        Args:
+            images: False reads ids, groups and texts alone, so that no image need be there; the samples' `image` is
+                empty.
 
         Raises:
             MissingError, InputError: As `dataset`, or the samples are not the frozen ones; lists every sample.
         """
         manifest = None if task.pending else read_manifest(task, self.manifests)
-        return build_table(task, self.dataset(task.dataset).records, manifest)
+        if images:
+            return build_table(task, self.dataset(task.dataset).records, manifest)
+        records = open_source(task.dataset, self.folder(task.dataset)).records()
+        return build_table(task, (replace(record, image="") for record in records), manifest)

@@ -201,7 +201,7 @@ def load_graph(path: Path = GRAPH) -> Graph:
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text("utf-8"))
+        return yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except FileNotFoundError:
         raise MissingError("there is no such graph of corpora", file=path, hint="reinstall vlmed") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 from typing import Any
 
@@ -29,12 +28,13 @@ Indices = NDArray[np.int64]
 BITS = 64
 MAX_PAIRS = 1 << 25
 # Candidates that one worker compares at a time; bounds the temporary arrays whatever the hashes look like.
-_CHUNK = 1 << 19
+_CHUNK = 1 << 17
+_NONE = np.empty(0, np.int64)
 _WORKERS = min(8, os.cpu_count() or 1)
 # Blocks of more bits would need a table of first positions of more than 64 MiB.
 _MAX_BLOCK_BITS = 24
-# Nanoseconds, measured: one pass over a flip, one hash looked up, one candidate compared. They decide only the speed.
-_PASS, _LOOKUP, _CANDIDATE = 100_000.0, 8.0, 6.0
+# Nanoseconds, measured: one flip, one hash looked up, one candidate compared. They decide only the speed.
+_PASS, _LOOKUP, _CANDIDATE = 60_000.0, 8.0, 3.0
 
 
 def pairs_within(
@@ -112,7 +112,7 @@ class _Block:
     def cost(self, n_a: int, n_b: int) -> float:
         """Nanoseconds, roughly, if the hashes were random."""
         probes = sum(comb(len(self.bits), count) for count in range(self.radius + 1))
-        return probes * (_PASS + n_a * (_LOOKUP + _CANDIDATE * n_b / 2 ** len(self.bits)))
+        return probes * (_PASS + n_a * (_LOOKUP + _CANDIDATE * n_b / (1 << len(self.bits))))
 
 
 def _plan(n_a: int, n_b: int, radius: int) -> list[_Block]:
@@ -131,18 +131,21 @@ def _plan(n_a: int, n_b: int, radius: int) -> list[_Block]:
 
 def _search(a: Hashes, b: Hashes | None, radius: int, max_pairs: int) -> tuple[Indices, Indices]:
     """The pairs within the radius, unsorted."""
-    found: list[tuple[Indices, Indices]] = [(np.empty(0, np.int64), np.empty(0, np.int64))]
+    found: list[tuple[Indices, Indices]] = [(_NONE, _NONE)]
     total = 0
     blocks = _plan(len(a), len(a if b is None else b), radius)
     for n, block in enumerate(blocks):
         probe = _Probe(a, b, block, tuple(blocks[:n]), radius, max_pairs)
-        with ThreadPoolExecutor(_WORKERS) as pool, closing(pool.map(probe, block.flips())) as results:
-            for i, j in results:
+        pool = ThreadPoolExecutor(_WORKERS)
+        try:
+            for i, j in pool.map(probe, block.flips()):
                 total += len(i)
                 if total > max_pairs:
                     raise _too_many(total, max_pairs)
                 if len(i):
                     found.append((i, j))
+        finally:
+            pool.shutdown(cancel_futures=True)
     return np.concatenate([i for i, _ in found]), np.concatenate([j for _, j in found])
 
 
@@ -157,47 +160,54 @@ class _Probe:
         self.order_a, self.keys, self.a = _by_key(a, block)
         self.order_b, keys_b, self.b = (self.order_a, self.keys, self.a) if b is None else _by_key(b, block)
         sizes = np.bincount(keys_b, minlength=1 << len(block.bits))
-        self.first = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+        self.first = np.concatenate([[0], np.cumsum(sizes)])
         self.filled = sizes > 0
+        self.everyone = np.arange(len(self.keys))
         # Of a set with itself, look from one side only: the side whose key lacks the highest bit of the flip.
-        self.everyone = np.arange(len(self.keys), dtype=np.int32)
-        self.lookers = []
-        for bit in range(len(block.bits) if b is None else 0):
-            low = np.flatnonzero(self.keys >> bit & 1 == 0).astype(np.int32)
-            self.lookers.append((low, self.keys[low]))
+        bits = range(len(block.bits) if self.itself else 0)
+        self.lookers = [np.flatnonzero(self.keys >> bit & 1 == 0) for bit in bits]
 
     def __call__(self, flip: int) -> tuple[Indices, Indices]:
         """Indices into a and b (or a and a, i < j) of the pairs; raises UsageError if they are too many."""
-        found_i, found_j, total = [], [], 0
-        for left, right in self._candidates(flip):
-            difference = self.a[left] ^ self.b[right]
-            near = np.flatnonzero(np.bitwise_count(difference) <= self.radius)
-            for block in self.earlier:
-                near = near[np.bitwise_count(difference[near] & block.mask) > block.radius]
-            found_i.append(self.order_a[left[near]])
-            found_j.append(self.order_b[right[near]])
-            total += len(near)
+        found_i, found_j, total = [_NONE], [_NONE], 0
+        for left, start, size in self._buckets(flip):
+            near_left, near_right = self._compare(left, start, size)
+            total += len(near_left)
             if total > self.max_pairs:
                 raise _too_many(total, self.max_pairs)
+            found_i.append(self.order_a[near_left])
+            found_j.append(self.order_b[near_right])
         i, j = np.concatenate(found_i), np.concatenate(found_j)
         return (np.minimum(i, j), np.maximum(i, j)) if self.itself else (i, j)
 
-    def _candidates(self, flip: int) -> Iterator[tuple[Indices, Indices]]:
-        """Positions in the sorted hashes of a and b whose keys differ by `flip`, chunk by chunk."""
+    def _buckets(self, flip: int) -> Iterator[tuple[Indices, Indices, Indices]]:
+        """Positions in the sorted a, each with the run in the sorted b whose keys differ by `flip`; part by part."""
         if self.itself and not flip:  # within a bucket, each looks at those behind it
             left, start, end = self.everyone, self.everyone + 1, self.first[self.keys + 1]
         else:
-            left, keys = self.lookers[flip.bit_length() - 1] if self.itself else (self.everyone, self.keys)
-            partner = keys ^ flip
-            # Most buckets are empty; finding that out from a small table first spares two look-ups in a large one.
+            left = self.lookers[flip.bit_length() - 1] if self.itself else self.everyone
+            partner = self.keys[left] ^ flip
+            # Where most buckets are empty, asking a small table first spares two look-ups in a large one.
             looking = np.flatnonzero(self.filled[partner])
             left, partner = left[looking], partner[looking]
             start, end = self.first[partner], self.first[partner + 1]
         size = end - start
-        ends = np.cumsum(size, dtype=np.int64)
+        ends = np.cumsum(size)
         cuts = np.searchsorted(ends, np.arange(_CHUNK, ends[-1] if len(ends) else 0, _CHUNK))
-        for part in np.split(np.arange(len(left)), cuts):
-            yield np.repeat(left[part], size[part]), _ranges(start[part], size[part])
+        for low, high in pairwise([0, *cuts.tolist(), len(left)]):
+            yield left[low:high], start[low:high], size[low:high]
+
+    def _compare(self, left: Indices, start: Indices, size: Indices) -> tuple[Indices, Indices]:
+        """Of position left[n] in a with the positions start[n].. in b, size[n] of them: those within the radius."""
+        ends = np.cumsum(size)
+        right = np.repeat(start - ends + size, size)
+        right += np.arange(len(right))
+        difference = np.repeat(self.a[left], size)
+        difference ^= self.b[right]
+        near = np.flatnonzero(np.bitwise_count(difference) <= self.radius)
+        for block in self.earlier:
+            near = near[np.bitwise_count(difference[near] & block.mask) > block.radius]
+        return left[np.searchsorted(ends, near, side="right")], right[near]
 
 
 def _by_key(hashes: Hashes, block: _Block) -> tuple[Indices, NDArray[np.int32], Hashes]:
@@ -205,10 +215,3 @@ def _by_key(hashes: Hashes, block: _Block) -> tuple[Indices, NDArray[np.int32], 
     keys = block.keys(hashes)
     order = np.argsort(keys, kind="stable")
     return order, keys[order], hashes[order]
-
-
-def _ranges(start: Indices, size: Indices) -> Indices:
-    """The ranges start..start + size, one after the other."""
-    ends = np.cumsum(size, dtype=np.int32)
-    steps = np.arange(ends[-1] if len(ends) else 0, dtype=np.int32)
-    return steps + np.repeat(start - ends + size, size)

@@ -14,7 +14,7 @@ _JOINT = "\n"
 def normalise(text: str) -> str:
     """`text` in Unicode NFKC, case folded, punctuation as blanks, and single blanks between words.
 
-    Signs that carry meaning (`+`, `<`, `%` is punctuation in Unicode and goes) stay.
+    Mathematical signs (`+`, `<`) are no punctuation and stay; control signs go. `1.5` becomes `1 5`, never `15`.
 
     >>> normalise("  Is the X-ray\\u00a0ABNORMAL？")
     'is the x ray abnormal'
@@ -41,7 +41,7 @@ def equal_texts(a: Sequence[str], b: Sequence[str]) -> dict[str, tuple[list[int]
     nobody. The answer grows with the number of texts, not of pairs: "yes" may stand in every row of both.
 
     Returns:
-        Each shared normalised text with its positions in `a` and in `b`, both rising; in order of first position in `a`.
+        Each shared normalised text with its positions in `a` and in `b`, both rising; in the order of `a`.
 
     Raises:
         UsageError: Something is not a text; lists every position.

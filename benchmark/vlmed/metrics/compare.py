@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike
 from vlmed.errors import InputError
 from vlmed.metrics.classification import Indices, Values
 from vlmed.metrics.inputs import number_groups
-from vlmed.metrics.intervals import Z, bootstrap, count_groups, no_interval, standard_error, student
-from vlmed.metrics.table import Metric, Samples, metrics_named, trials, values_of
+from vlmed.metrics.intervals import Z, bootstrap, count_groups, standard_error, student
+from vlmed.metrics.table import Metric, Samples, metrics_of, no_interval_of, scored_members, trials, values_of
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Difference:
     """The first model's metric minus the second's.
 
     Attributes:
-        value: In [-1, 1]; None where either metric is undefined.
+        value: In [-1, 1], but for a median; None where either metric is undefined.
         low, high: The 95 % interval; None where there is none.
         p: Two-sided, for the hypothesis of no difference; below 0.05 exactly where the interval leaves 0 out.
         undefined: Draws in which either metric was undefined; they are left out.
@@ -55,7 +55,7 @@ def compare_metrics(
         UsageError: A name, `draws` or `seed` does not exist or fit.
         InputError: The models do not share their samples, or the groups do not fit them.
     """
-    metrics = metrics_named(names)
+    metrics = metrics_of(names, first)
     _check_paired(first, second)
     members = number_groups(groups, len(first))
     one = np.ones((len(first), 1), np.int32)
@@ -87,10 +87,15 @@ def _difference(metric: Metric, value: float, drawn: Values, samples: Samples, m
         return Difference(None, undefined=len(drawn), reason=metric.undefined)
     defined = drawn[~np.isnan(drawn)]
     lost = len(drawn) - len(defined)
-    reason = metric.no_interval or no_interval(len(drawn), lost, count_groups(members))
+    groups = count_groups(scored_members(metric, samples, members))
+    reason = no_interval_of(metric, len(drawn), lost, groups)
+    if metric.is_median and not reason and standard_error(defined, groups) == 0:
+        reason = "all draws give one difference of medians, which shows no spread"
     if reason:
         return Difference(value, undefined=lost, reason=reason)
-    return Difference(value, *_test(value, defined, count_groups(members), trials(metric, samples, members)), lost)
+    low, high, p = _test(value, defined, groups, trials(metric, samples, members))
+    span = metric.high - metric.low
+    return Difference(value, max(-span, low), min(span, high), p, lost)
 
 
 def _test(value: float, drawn: Values, groups: int, independent: int) -> tuple[float, float, float]:
@@ -100,4 +105,4 @@ def _test(value: float, drawn: Values, groups: int, independent: int) -> tuple[f
     """
     reach = student(groups - 1) * standard_error(drawn, groups) or Z**2 / (independent + Z**2)
     p = 2 * NormalDist().cdf(-abs(value) / reach * Z)
-    return max(-1.0, value - reach), min(1.0, value + reach), p
+    return value - reach, value + reach, p

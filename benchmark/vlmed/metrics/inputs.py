@@ -63,7 +63,7 @@ def number_groups(groups: ArrayLike, samples: int) -> NDArray[np.intp]:
         raise InputError("groups and samples differ in length", expected=f"{samples} groups", got=got)
     if given.dtype.kind not in "iuU":
         named = np.array([isinstance(group, str) for group in given.tolist()])
-        problems = list(_row_problems("group is no name", ~named, "text or an integer", given.astype(object)))
+        problems = list(row_problems("group is no name", ~named, "text or an integer", given.astype(object)))
         if problems:
             raise InputError(problems)
     return np.unique(given, return_inverse=True)[1]
@@ -88,18 +88,18 @@ def _probability_problems(probabilities: NDArray[Any]) -> Iterator[Problem]:
     with np.errstate(invalid="ignore"):  # infinities of both signs in a row
         sums = probabilities.sum(axis=1, dtype=np.float64)
         whole = np.abs(sums - 1) <= SUM_TOLERANCE
-    yield from _row_problems("probability is not finite", ~finite, "numbers in [0, 1]", probabilities)
-    yield from _row_problems("probability lies outside [0, 1]", finite & ~inside, "numbers in [0, 1]", probabilities)
+    yield from row_problems("probability is not finite", ~finite, "numbers in [0, 1]", probabilities)
+    yield from row_problems("probability lies outside [0, 1]", finite & ~inside, "numbers in [0, 1]", probabilities)
     expected = f"1 within {SUM_TOLERANCE:g}"
-    yield from _row_problems("probabilities do not sum to 1", inside & ~whole, expected, sums)
+    yield from row_problems("probabilities do not sum to 1", inside & ~whole, expected, sums)
 
 
 def _target_problems(targets: NDArray[Any], classes: int) -> Iterator[Problem]:
     outside = (targets < 0) | (targets >= classes)
-    yield from _row_problems("target is no class", outside, f"an integer in [0, {classes - 1}]", targets)
+    yield from row_problems("target is no class", outside, f"an integer in [0, {classes - 1}]", targets)
 
 
-def _row_problems(what: str, wrong: NDArray[np.bool_], expected: str, got: NDArray[Any]) -> Iterator[Problem]:
+def row_problems(what: str, wrong: NDArray[np.bool_], expected: str, got: NDArray[Any]) -> Iterator[Problem]:
     """One problem per wrong row, and after the first twenty one for the rest."""
     rows = np.flatnonzero(wrong)
     for row in rows[:_LISTED]:

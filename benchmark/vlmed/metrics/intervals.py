@@ -120,6 +120,15 @@ def interval(value: float, drawn: Values, groups: int, trials: int) -> tuple[flo
     return _expit(centre - reach), _expit(centre + reach)
 
 
+def median_interval(drawn: Values) -> tuple[float, float]:
+    """The 95 % interval of a median from its defined draws (B,): their percentiles, which keep to values that occur.
+
+    Efron, Biometrika 68 (1981) 589-599. It takes six groups: the chance that five all lie on one side is above 5 %.
+    """
+    low, high = np.quantile(drawn, ((1 - LEVEL) / 2, (1 + LEVEL) / 2), method="inverted_cdf")
+    return float(low), float(high)
+
+
 def standard_error(drawn: Values, groups: int) -> float:
     """Standard error from draws (B,), freed of the shrinkage (G - 1) / G of a variance drawn from the sample."""
     if np.ptp(drawn) < 1e-12:

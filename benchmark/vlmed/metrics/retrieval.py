@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmed.errors import InputError, Problem
 from vlmed.metrics.classification import Counts, Values
-from vlmed.metrics.inputs import _row_problems as row_problems
+from vlmed.metrics.inputs import row_problems
 from vlmed.metrics.tally import mean, tally
 
 TOP = 10

@@ -1,11 +1,11 @@
 """Retrieval and VQA through the one table: the same draws, groups, intervals and comparison as classification."""
 
 import math
-import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 
 from vlmed.errors import UsageError
@@ -102,7 +102,7 @@ def test_an_interval_counts_only_the_groups_that_a_metric_scores():
     for name, estimate in estimates.items():
         count = trials.get(name, 20)
         assert estimate.low == pytest.approx(count / (count + 3.8415), abs=1e-4)
-        assert estimate.high == 1
+        assert estimate.high == pytest.approx(1)
 
 
 def test_kinds_of_questions_that_are_missing_are_told():
@@ -116,7 +116,7 @@ def test_kinds_of_questions_that_are_missing_are_told():
     ("samples", "name", "message"),
     [
         (ranked(), "auc", "unknown retrieval metric 'auc'"),
-        (ranked(), "recall_at_2", "unknown metric 'recall_at_2'\n  expected: one of 'recall_at_1'"),
+        (ranked(), "recall_at_2", "unknown metric 'recall_at_2'\n  expected: .*'recall_at_1'"),
         (answered(), "f1", "unknown vqa metric 'f1'"),
         (Classified(np.eye(2), np.arange(2)), "open_token_f1", "unknown classification metric 'open_token_f1'"),
     ],
@@ -149,10 +149,9 @@ def test_equal_medians_are_not_compared_beyond_their_draws():
 
 
 def test_the_table_knows_every_metric_of_the_tasks():
-    text = Path(__file__).parents[2].joinpath("tasks.yaml").read_text("utf-8")
-    for kind, names in re.findall(r"    kind: (\w+)\n(?:    (?!metrics).*\n|     .*\n)*?    metrics: \[(.*)\]", text):
-        for name in names.split(", "):
-            assert METRICS[name].scores(kind), name
+    tasks = yaml.safe_load(Path(__file__).parents[2].joinpath("tasks.yaml").read_text("utf-8"))["tasks"]
+    assert {task["kind"] for task in tasks.values()} == {"classification", "retrieval", "vqa"}
+    assert all(METRICS[name].scores(task["kind"]) for task in tasks.values() for name in task["metrics"])
 
 
 @pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)

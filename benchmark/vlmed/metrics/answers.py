@@ -10,11 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from itertools import chain
 
 from vlmed.metrics.polar import polarity, refuses, yes_or_no
 from vlmed.metrics.text import ARTICLES, concluded, fold, normalise, sentences, spoken, tokens
 
+_FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)|[。\n]")
 YES_NO = ("yes", "no")
 # A letter alone, or before a bracket, stop or colon, or after `option`; `a` before a word is an article.
 _LETTER = re.compile(r"[\W_]*(?:(?:option|choice|选项)\W*)?([a-z])(?:[\W_]*$|\s*[).:,]|(?<![ai])\s)")
@@ -26,15 +26,14 @@ _BETWEEN = frozenset(("in", "on", "at", "of", "from"))
 def parse_open(raw: str) -> str | None:
     """The answer to an open question in normal form.
 
-    It is what follows `the answer is` up to the end of that sentence, else all that was said; None if nothing was said,
-    or if the model says that it can't answer.
+    It is what follows `the answer is` up to a full stop or line break, else all that was said; None if nothing was
+    said, or if the model says that it can't answer.
 
     >>> parse_open("I see a dark area. The answer is: the Liver.")
     'liver'
     """
     said = fold(spoken(raw))
-    conclusion = next(sentences(concluded(said)), None)
-    chosen = " ".join(chain.from_iterable(conclusion)) if conclusion else said
+    chosen = _FULL_STOP.split(concluded(said), 1)[0] or said
     return None if refuses(chosen) else normalise(chosen) or None
 
 

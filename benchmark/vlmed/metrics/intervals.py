@@ -106,6 +106,7 @@ def interval(value: float, drawn: Values, groups: int, trials: int) -> tuple[flo
 
     Where all draws agree, as for a perfect score, a bootstrap knows no spread. The interval is then Wilson's for
     `trials` Bernoulli trials (JASA 22, 1927); for a perfect score that is [trials / (trials + 3.84), 1].
+    Close below the ceiling, as for an AUC above .99 in 150 samples, the interval errs on the wide side.
 
     Args:
         value: The metric of the samples.

@@ -37,7 +37,7 @@ def definition_problems(task: Task) -> list[Problem]:
 
 
 def _metric_problems(task: Task, place: str) -> list[Problem]:
-    known = [name for name, metric in METRICS.items() if metric.kind == task.kind]
+    known = [name for name, metric in METRICS.items() if metric.scores(task.kind)]
     problems = [
         Problem(f"no metric of a {task.kind} task", "tasks.yaml", f"{place}.metrics", f"one of {known}", name)
         for name in task.metrics

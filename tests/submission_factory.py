@@ -16,7 +16,7 @@ from vlmed.hashing import file_hash, target_digest
 from vlmed.results.predictions import Predictions, read_predictions, write_predictions
 from vlmed.results.score import score
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import Row, write_manifest
+from vlmed.suite.manifest import Row, read_manifest, write_manifest
 from vlmed.suite.types import Suite, Task, Track
 
 LEAKY = 10  # test samples of every frozen task that also stand in train
@@ -173,7 +173,7 @@ class World:
         path = folder / "predictions" / f"{name}.parquet"
         write_predictions(path, self._predict(f"{folder.parent.name}/{name}", task, skill, samples))
         stored = read_predictions(path, len(task.classes))
-        leaks = None if task.pending else {sample_id(index): "image" for index in range(LEAKY)}
+        frozen = None if task.pending else read_manifest(task, self.manifests).by_id()
         return {
             "unit": name,
             "task": task.id,
@@ -187,7 +187,7 @@ class World:
                 "sha256": file_hash(path),
                 "rows": len(stored.sample_ids),
             },
-            "scores": score(task, stored, leaks),
+            "scores": score(task, stored, frozen),
             "recipe_outcome": {},
             "cost": {"wall_seconds": 1.5, "images": len(stored.sample_ids), "training": 0},
         }

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import yaml
-from submission_factory import TASKS, TRACKS, dataset
 
+from submission_factory import TASKS, TRACKS, dataset
 from vlmed.errors import InputError, MissingError, UsageError
 from vlmed.suite.check import definition_problems
 from vlmed.suite.load import load_suite

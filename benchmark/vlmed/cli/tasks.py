@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems
 if TYPE_CHECKING:
     from vlmed.suite.types import Suite, Task
 
-app = typer.Typer(help="List, show and check the frozen tasks.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
@@ -21,11 +22,12 @@ def tasks(
     as_json: JsonOption = False,
     suite: SuiteOption = None,
 ) -> None:
-    """List the frozen tasks.
+    """List, show and check the frozen tasks. Without a command, list them.
 
     Example: vlmed tasks
     """
     if context.invoked_subcommand:
+        _refuse_misplaced(context)
         return
     loaded = suite_of(suite)
     rows = _track_rows(loaded) if tracks else [_task_row(task) for task in loaded.current_tasks()]
@@ -82,6 +84,33 @@ def freeze(suite: SuiteOption = None) -> None:
     typer.echo(f"frozen: {', '.join(added)}" if added else "nothing new to freeze")
 
 
+@app.command()
+def pages(
+    folder: Annotated[Path, typer.Argument(help="Where the pages go.")] = Path("docs/tasks"),
+    suite: SuiteOption = None,
+) -> None:
+    """Write a Markdown page per task, and an index, from the definitions and the frozen manifests.
+
+    Example: vlmed tasks pages docs/tasks
+    """
+    from vlmed.files import write_text
+    from vlmed.suite.pages import suite_pages
+
+    made = suite_pages(suite_of(suite))
+    for name, text in made.items():
+        write_text(folder / name, text)
+    typer.echo(f"{len(made)} pages: {folder}")
+
+
+def _refuse_misplaced(context: typer.Context) -> None:
+    """An option before the command would be lost: `tasks --suite mine.yaml check` would prove another suite."""
+    from vlmed.errors import UsageError
+
+    if lost := [name for name, value in context.params.items() if value]:
+        command = f"vlmed tasks {context.invoked_subcommand}"
+        raise UsageError(f"options stand after the command: {command} ...", got=", ".join(lost))
+
+
 def _task_row(task: Task) -> dict[str, Any]:
     return {
         "task": task.id,
@@ -134,11 +163,12 @@ def _facts(task: Task) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[dict[str, Any]], title: str) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(escape(str(value)) for value in row.values()))
     print_table(table)

@@ -177,9 +177,9 @@ class _Unit:
             problems.append(Problem("this test sample has no prediction", file, name))
 
     def _check_scores(self, task: Task, predictions: Predictions, manifest: Manifest | None, sound: bool) -> None:
-        leaks = {row.sample_id: row.leaks for row in manifest.split("test")} if manifest else None
+        frozen = {row.sample_id: row for row in manifest.split("test")} if manifest else None
         try:
-            expected = score(task, predictions, leaks, self.intervals)
+            expected = score(task, predictions, frozen, self.intervals)
         except InputError as error:
             file = str(self.folder / self.claim["predictions"]["file"])
             self.report.problems += [Problem(fault.what, file, fault.path, fault.expected, fault.got)
@@ -192,7 +192,7 @@ class _Unit:
         differences = list(_differences(expected, self.claim["scores"], ".scores"))
         for path, want, got in differences:
             self._say("this is not what the predictions give", path, want, got)
-        self.report.recomputed += len(task.metrics) * (1 if leaks is None else 2) - len(differences)
+        self.report.recomputed += len(task.metrics) * (1 if frozen is None else 2) - len(differences)
 
 
 def _row_problems(
@@ -221,10 +221,12 @@ def _differences(expected: Any, got: Any, path: str) -> Iterator[tuple[str, obje
 
 
 def _same(expected: object, got: object) -> bool:
-    if isinstance(expected, float) and isinstance(got, (int, float)) and not isinstance(got, bool):
+    if isinstance(expected, float) and isinstance(got, int | float) and not isinstance(got, bool):
         return abs(expected - got) <= _TOLERANCE
-    same_type = type(expected) is type(got)
-    return same_type and bool(expected == got)
+    if type(expected) is not type(got):
+        return False
+    equal: bool = expected == got
+    return equal
 
 
 def _without_intervals(expected: dict[str, Any], claimed: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,29 +1,37 @@
-"""The freeze ledger: one line per frozen task version, and no line ever changes or goes.
+"""The freeze ledger: one line per frozen task and track version, and no line ever changes or goes.
 
-A line holds the digest of the definition and the manifest's hash (`pending` until someone with access freezes
-it). A later line of the same task may only turn `pending` into a hash.
+A line holds the digest of the definition and, for a task, the manifest's hash (`pending` until someone with access
+freezes it). A later line of the same task may only turn `pending` into a hash.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vlmed.errors import InputError, Problem
 from vlmed.files import write_text
-from vlmed.suite.types import PENDING, Suite, Task
+from vlmed.suite.types import PENDING, Suite
 
 LEDGER = Path(__file__).parent / "ledger.jsonl"
+_NOT_FROZEN = "this is not frozen"
 
 
 @dataclass(frozen=True)
 class Line:
-    """One frozen task version."""
+    """One frozen version.
 
-    task: str
+    Attributes:
+        id: `tasks.NAME@VERSION` or `tracks.NAME@VERSION`, its place in `tasks.yaml`.
+        definition: Digest of what decides a score.
+        manifest: SHA-256 of the manifest or `pending`; empty for a track.
+    """
+
+    id: str
     definition: str
-    manifest: str
+    manifest: str = ""
 
 
 def read_ledger(path: Path = LEDGER) -> list[Line]:
@@ -37,7 +45,7 @@ def read_ledger(path: Path = LEDGER) -> list[Line]:
         try:
             lines.append(Line(**json.loads(text)))
         except (json.JSONDecodeError, TypeError):
-            expected = '{"task": ..., "definition": ..., "manifest": ...}'
+            expected = '{"id": ..., "definition": ..., "manifest": ...}'
             raise InputError("this is not a ledger line", file=path, path=f"line {number}", expected=expected) from None
     return lines
 
@@ -45,68 +53,61 @@ def read_ledger(path: Path = LEDGER) -> list[Line]:
 def ledger_problems(suite: Suite, path: Path = LEDGER) -> list[Problem]:
     """Where the suite differs from what was frozen."""
     lines = read_ledger(path)
-    frozen = {line.task: line for line in lines}
-    problems = _history_problems(lines, path.name)
-    for task in suite.tasks.values():
-        line = frozen.pop(task.id, None)
-        if line is None:
-            hint = "freeze it with `vlmed tasks freeze`"
-            problems.append(Problem("this task is not frozen", path.name, task.id, hint=hint))
+    frozen = {line.id: line for line in lines}
+    problems = list(_history_problems(lines, path.name))
+    for line in _lines_of(suite):
+        old = frozen.pop(line.id, None)
+        if old is None:
+            problems.append(Problem(_NOT_FROZEN, path.name, line.id, hint="freeze it with `vlmed tasks freeze`"))
         else:
-            problems += _task_problems(task, line, path.name)
-    gone = [Problem("a frozen task is gone", "tasks.yaml", name, hint="old versions stay") for name in frozen]
+            problems += _differences(line, old, path.name)
+    gone = [Problem("something frozen is gone", "tasks.yaml", f"$.{name}", hint="old versions stay") for name in frozen]
     return problems + gone
 
 
 def freeze(suite: Suite, path: Path = LEDGER) -> list[str]:
-    """Append a line for every task version that has none, or whose manifest is no longer pending; gives their ids.
+    """Append a line for every version that has none, or whose manifest is no longer pending; gives their ids.
 
     Raises:
-        InputError: A frozen definition has changed; nothing is written.
+        InputError: A frozen definition or manifest has changed; nothing is written.
     """
-    new = [problem.path for problem in ledger_problems(suite, path) if problem.what == "this task is not frozen"]
-    frozen = {line.task: line for line in read_ledger(path)}
-    late = [name for name, line in frozen.items() if line.manifest == PENDING and not suite.tasks[name].pending]
-    changed = [
-        problem
-        for task in suite.tasks.values()
-        if (line := frozen.get(task.id))
-        for problem in _task_problems(task, line, path.name)
-        if task.id not in late
-    ]
-    if changed:
-        raise InputError(changed)
+    frozen = {line.id: line for line in read_ledger(path)}
+    new = [line for line in _lines_of(suite) if line.id not in frozen or _completes(line, frozen[line.id])]
+    added = {line.id for line in new}
+    changed = [problem for problem in ledger_problems(suite, path) if problem.what != _NOT_FROZEN]
+    if left := [problem for problem in changed if problem.path.removeprefix("$.") not in added]:
+        raise InputError(left)
     old = path.read_text("utf-8") if path.exists() else ""
-    lines = [json.dumps(vars(_line(suite.tasks[name]))) + "\n" for name in new + late]
-    write_text(path, old + "".join(lines))
-    return new + late
+    write_text(path, old + "".join(json.dumps(asdict(line)) + "\n" for line in new))
+    return [line.id for line in new]
 
 
-def _line(task: Task) -> Line:
-    return Line(task.id, task.definition_digest, task.manifest)
+def _lines_of(suite: Suite) -> list[Line]:
+    tasks = [Line(f"tasks.{task.id}", task.definition_digest, task.manifest) for task in suite.tasks.values()]
+    return tasks + [Line(f"tracks.{track.id}", track.digest) for track in suite.tracks.values()]
 
 
-def _task_problems(task: Task, line: Line, file: str) -> list[Problem]:
-    problems = []
-    if line.definition != task.definition_digest:
-        hint = f"undo the change, or add {task.name}@{task.version + 1} beside it"
-        what = "a frozen task's definition or prompts changed without a new version"
-        problems.append(
-            Problem(what, "tasks.yaml", f"$.tasks.{task.id}", line.definition, task.definition_digest, hint)
-        )
-    if line.manifest != task.manifest:
-        what = "a frozen task's manifest changed without a new version"
-        hint = "freeze it with `vlmed tasks freeze`" if line.manifest == PENDING else "restore the frozen manifest"
-        problems.append(Problem(what, file, task.id, line.manifest, task.manifest, hint))
-    return problems
+def _completes(line: Line, old: Line) -> bool:
+    """Whether a line only gives the manifest that an older one was waiting for."""
+    return line.definition == old.definition and old.manifest == PENDING != line.manifest
 
 
-def _history_problems(lines: list[Line], file: str) -> list[Problem]:
-    problems = []
+def _differences(line: Line, old: Line, file: str) -> Iterator[Problem]:
+    name, version = line.id.split(".")[1].split("@")
+    if line.definition != old.definition:
+        hint = f"undo the change, or add {name}@{int(version) + 1} beside it"
+        what = "a frozen definition changed without a new version"
+        yield Problem(what, "tasks.yaml", f"$.{line.id}", old.definition, line.definition, hint)
+    if line.manifest != old.manifest:
+        waits = old.manifest == PENDING
+        hint = "freeze it with `vlmed tasks freeze`" if waits else "restore the frozen manifest"
+        what = "a frozen manifest changed without a new version"
+        yield Problem(what, file, line.id, old.manifest, line.manifest, hint)
+
+
+def _history_problems(lines: list[Line], file: str) -> Iterator[Problem]:
     seen: dict[str, Line] = {}
     for number, line in enumerate(lines, start=1):
-        old = seen.get(line.task)
-        if old and (old.definition != line.definition or old.manifest != PENDING):
-            problems.append(Problem("a frozen line was written again", file, f"line {number}", got=line.task))
-        seen[line.task] = line
-    return problems
+        if (old := seen.get(line.id)) and not _completes(line, old):
+            yield Problem("a frozen line was written again", file, f"line {number}", got=line.id)
+        seen[line.id] = line

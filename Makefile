@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint types wheel bench clean
+.PHONY: help demo test lint types wheel leaderboard docs bench clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -24,6 +24,12 @@ types: $(VENV)/.dev  ## Static types.
 
 wheel: $(VENV)/.dev  ## Build the wheel and use it where there is no torch.
 	.ci/check-wheel $(BIN)/python
+
+leaderboard: $(VENV)/.run  ## Build leaderboard/ from submissions/.
+	$(BIN)/vlmed leaderboard build submissions --out leaderboard
+
+docs: $(VENV)/.run  ## Write the pages of all tasks from tasks.yaml.
+	$(BIN)/vlmed tasks pages docs/tasks
 
 bench: $(VENV)/.dev  ## Measure; prints ratios against limits and peers.
 	for script in tests/bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done

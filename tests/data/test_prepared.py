@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from submission_factory import TASKS, TRACKS, dataset
 
+from submission_factory import TASKS, TRACKS, dataset
 from vlmed.data.prepare import PreparedDataset, prepare
 from vlmed.data.records import Record
 from vlmed.data.table import TaskTable, build_table, manifest_problems, manifest_rows

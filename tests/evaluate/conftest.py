@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import factories
 import pytest
 import yaml
 
+import factories
 from vlmed.suite.load import load_suite, suite_path
 from vlmed.suite.types import Suite
 
@@ -19,9 +19,7 @@ def small_suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree: dict[str, Any] = yaml.safe_load(suite_path().read_text())
     data = tree["datasets"]["phantom"] | {"options": {"seed": 3, "patients": 60, "images_per_patient": 2, "size": 32}}
     lesion = tree["tasks"]["phantom_lesion@1"] | {"manifest": "pending"}
-    side = {
-        key: value for key, value in lesion.items() if key not in ("classes", "prompts", "field")
-    } | {
+    side = {key: value for key, value in lesion.items() if key not in ("classes", "prompts", "field")} | {
         "field": "side",
         "exclude": [""],
         "classes": [{"name": name, "values": [name]} for name in ("left", "right")],

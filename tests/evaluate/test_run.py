@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import factories
 import numpy as np
 import open_clip
 import pytest
 import torch
 
+import factories
 from vlmed.data.load import DataLoader
 from vlmed.errors import UsageError
 from vlmed.evaluate.run import Runner

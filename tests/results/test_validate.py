@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from submission_factory import LEAKY, World
 
+from submission_factory import LEAKY, World
 from vlmed.errors import CheckError, InputError, UsageError
 from vlmed.files import write_json
 from vlmed.hashing import file_hash

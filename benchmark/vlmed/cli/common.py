@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 SuiteOption = Annotated[Path | None, typer.Option("--suite", help="Another tasks.yaml than the frozen one.")]
 DataOption = Annotated[Path | None, typer.Option("--data-root", help="Folder of data sets; VLMED_DATA comes next.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+# More would scroll the first, which usually explains the rest, off the screen.
+_SHOWN = 50
 
 
 def suite_of(path: Path | None) -> Suite:
@@ -41,10 +46,28 @@ def data_loader(root: Path | None) -> DataLoader:
 def names(listed: str) -> list[str]:
     """The names in a comma-separated option.
 
+    Raises:
+        UsageError: There is none.
+
     >>> names("a, b,")
     ['a', 'b']
     """
-    return [name.strip() for name in listed.split(",") if name.strip()]
+    from vlmed.errors import UsageError
+
+    found = [name.strip() for name in listed.split(",") if name.strip()]
+    if not found:
+        raise UsageError("an option that takes names has none", expected="names, separated by commas", got=repr(listed))
+    return found
+
+
+@contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """Work that Ctrl-C ends with exit code 130 and a word on what is kept and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"\nstopped: {kept}\n  next: run the same command again, and it goes on from there", err=True)
+        raise typer.Exit(130) from None
 
 
 def print_json(value: Any) -> None:
@@ -63,6 +86,9 @@ def print_table(table: Table) -> None:
 
 
 def print_problems(problems: Iterable[Problem]) -> None:
-    """Print problems on standard error, errors first."""
-    for problem in sorted(problems, key=lambda problem: problem.severity):
+    """Print problems on standard error, errors first; beyond `_SHOWN` only their number."""
+    ordered = sorted(problems, key=lambda problem: problem.severity)
+    for problem in ordered[:_SHOWN]:
         typer.echo(f"{problem.severity}: {problem}", err=True)
+    if len(ordered) > _SHOWN:
+        typer.echo(f"and {len(ordered) - _SHOWN} more of {len(ordered)} problems", err=True)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vlmed.cli.common import DataOption, SuiteOption, data_loader, print_problems, suite_of
+from vlmed.cli.common import DataOption, SuiteOption, data_loader, print_problems, resumable, suite_of
 
 app = typer.Typer(help="Find, prepare and prove data sets.", no_args_is_help=True)
 
@@ -19,7 +19,8 @@ def prepare(task: str, data_root: DataOption = None, suite: SuiteOption = None) 
     """
     chosen = suite_of(suite).task(task)
     loader = data_loader(data_root)
-    table = loader.table(chosen)
+    with resumable("what is prepared so far is kept"):
+        table = loader.table(chosen)
     counts = ", ".join(f"{len(table.split(name))} {name}" for name in sorted({s.split for s in table.samples}))
     proof = "not proved: the manifest is pending" if chosen.pending else "proved against the frozen manifest"
     typer.echo(f"{chosen.id}: {counts}; {proof}\n{loader.prepared_folder(chosen.dataset)}")
@@ -53,14 +54,16 @@ def where(task: str, data_root: DataOption = None, suite: SuiteOption = None) ->
     from vlmed.data.locate import data_roots
 
     dataset = suite_of(suite).task(task).dataset
-    folder = dataset.options.get("folder", dataset.name)
+    folder, file = dataset.options.get("folder", dataset.name), dataset.options.get("file", "")
     typer.echo(f"{dataset.title} ({dataset.licence}; access: {dataset.access})")
     if dataset.access == "embedded":
         typer.echo("made by vlmed itself; nothing to download")
         return
     for root in data_roots(data_root):
-        place = root / folder
-        typer.echo(f"{'found' if place.exists() else 'not in'}: {place}")
+        # A data set of one file needs no folder of its own.
+        places = [root / folder / file, *([root / file] if file else [])]
+        found = next((place for place in places if place.exists()), None)
+        typer.echo(f"found: {found}" if found else f"not in: {places[0]}")
     typer.echo(f"{dataset.homepage}\n{dataset.layout}")
 
 

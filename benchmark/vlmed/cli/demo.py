@@ -23,7 +23,7 @@ That the adapter beats its base says that tuning helps here, on phantoms; it say
 
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("demo"),
-    epochs: Annotated[int, typer.Option(min=1, help="Epochs of pretraining.")] = 24,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of pretraining.")] = 20,
 ) -> None:
     """Train a tiny model and adapter, evaluate them and the controls, validate, and build a leaderboard. Offline.
 
@@ -68,7 +68,7 @@ def _train(folder: Path, epochs: int) -> None:
     train.pretrain(samples, data, checkpoint, epochs, Terminal())
     prompts = {spec.name: task.prompts["vlmed"][spec.name] for spec in task.classes}
     revision = load_model(f"dir:{checkpoint}").info.revision
-    train.train_lora(samples, data, prompts, checkpoint, revision, folder / "adapter", max(1, epochs // 4), Terminal())
+    train.train_lora(samples, data, prompts, checkpoint, revision, folder / "adapter", max(1, epochs // 3), Terminal())
     write_json(mark, {"epochs": epochs})
 
 

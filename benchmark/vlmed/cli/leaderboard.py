@@ -37,8 +37,9 @@ def build(
     """
     from vlmed.leaderboard.build import build as build_site
     from vlmed.leaderboard.export import leaderboard_json
+    from vlmed.models.cards import find_card
 
-    built = build_site(submissions, out, suite_of(suite), intervals=intervals)
+    built = build_site(submissions, out, suite_of(suite), intervals=intervals, find_card=find_card)
     for run in built.submissions.refused:
         print_problems(run.problems)
         typer.echo(f"left out: {run.path}", err=True)
@@ -68,6 +69,7 @@ def _terminal_table(ranked: Table) -> Any:
         table.add_column(name, overflow="fold")
     for name in (f"{ranked.task.main_metric} ({ranked.part})", "95 % interval", "n"):
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("contamination")
     for row in ranked.rows:
         table.add_row(*map(escape, _cells(ranked, row)), style="dim" if row.entry.control else None)
     return table
@@ -81,4 +83,5 @@ def _cells(table: Table, row: Row) -> list[str]:
     adapter = f"{model['adapter']['peft_type']} {model['adapter']['ref']}" if model["adapter"] else ""
     value = row.note if row.value is None else f"{row.value:.3f}"
     interval = "" if row.low is None or row.high is None else f"{row.low:.3f} to {row.high:.3f}"
-    return [rank, f"{row.entry.org}/{row.entry.model}", adapter, value, interval, str(row.n(table.part))]
+    seen = row.contamination.status if row.contamination else ""
+    return [rank, f"{row.entry.org}/{row.entry.model}", adapter, value, interval, str(row.n(table.part)), seen]

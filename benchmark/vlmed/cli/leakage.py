@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,15 +12,19 @@ from vlmed.cli.common import DataOption, JsonOption, SuiteOption, data_loader, p
 
 if TYPE_CHECKING:
     from vlmed.data.load import DataLoader
+    from vlmed.leakage.find import ImageOf
     from vlmed.leakage.report import Report
-    from vlmed.suite.types import Task
+    from vlmed.suite.types import Suite, Task
 
 
 def leakage(
     tasks: Annotated[list[str] | None, typer.Argument(help="Task names.")] = None,
     every: Annotated[bool, typer.Option("--all", help="Every task whose data are at hand.")] = False,
+    across: Annotated[
+        bool, typer.Option("--across", help="What tasks share with one another, from the manifests; needs no data.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for a report per task, JSON and HTML.")] = None,
-    ids_only: Annotated[bool, typer.Option("--ids-only", help="Compare groups and texts; needs no images.")] = False,
+    ids_only: Annotated[bool, typer.Option("--ids-only", help="Compare groups and captions; needs no images.")] = False,
     as_json: JsonOption = False,
     data_root: DataOption = None,
     suite: SuiteOption = None,
@@ -28,48 +33,78 @@ def leakage(
 
     Example: vlmed leakage vqa_rad_official slake_bilingual --data-root ~/data --out reports
     """
-    from vlmed.errors import MissingError, UsageError
+    from vlmed.errors import UsageError
+
+    if sum((bool(tasks), every, across)) != 1:
+        raise UsageError("name tasks, or give one of --all and --across", hint="vlmed leakage breastmnist")
+    if across and (out or ids_only):
+        raise UsageError("--across reads manifests alone", got="--out" if out else "--ids-only", hint="leave it out")
+    loaded = suite_of(suite)
+    if across:
+        rows = _across(loaded)
+    else:
+        chosen = loaded.current_tasks() if every else [loaded.task(name) for name in tasks or ()]
+        rows = _look_at_all(chosen, data_loader(data_root), ids_only, out, skip_missing=every)
+    if as_json:
+        print_json(rows)
+    elif across:
+        _print(rows, "What tasks share with one another", text=("task_a", "task_b", "by", "reason"))
+    else:
+        _print(rows, "Test samples that meet train or val", text=("task",))
+    if out:
+        typer.echo(f"reports: {out}", err=True)
+
+
+def _across(suite: Suite) -> list[dict[str, Any]]:
+    from vlmed.leakage.across import find_shared
+    from vlmed.suite.manifest import read_manifest
+
+    tasks = suite.current_tasks()
+    manifests = {task.id: read_manifest(task) for task in tasks if not task.pending}
+    return [shared.to_json() for shared in find_shared(tasks, manifests)]
+
+
+def _look_at_all(
+    tasks: Iterable[Task], loader: DataLoader, ids_only: bool, out: Path | None, skip_missing: bool
+) -> list[dict[str, Any]]:
+    """The summaries of the tasks' reports, which go into `out` where that is given."""
+    from vlmed.errors import MissingError
     from vlmed.leakage.report import write_report
 
-    loaded = suite_of(suite)
-    if bool(tasks) == every:
-        raise UsageError("name tasks, or all of them with --all", hint="vlmed leakage breastmnist")
-    loader = data_loader(data_root)
     summaries = []
-    for task in loaded.current_tasks() if every else map(loaded.task, tasks or ()):
+    for task in tasks:
         try:
-            report = _look(task, loader, ids_only)
+            report, image_of = _look(task, loader, ids_only)
         except MissingError as error:
-            if not every:
+            if not skip_missing:
                 raise
             typer.echo(f"{task.id}: left out, {error.problems[0].what}", err=True)
             continue
         summaries.append(report.summary())
         if out:
-            write_report(out, report, None if ids_only else loader.dataset(task.dataset).image)
-    if as_json:
-        print_json(summaries)
-    else:
-        _print(summaries)
-    if out:
-        typer.echo(f"reports: {out}")
+            write_report(out, report, image_of)
+    return summaries
 
 
-def _look(task: Task, loader: DataLoader, ids_only: bool) -> Report:
+def _look(task: Task, loader: DataLoader, ids_only: bool) -> tuple[Report, ImageOf | None]:
     from vlmed.leakage.find import find_leaks
     from vlmed.leakage.report import Report
 
     table = loader.table(task, images=not ids_only)
     image_of = None if ids_only else loader.dataset(task.dataset).image
-    return Report(table, find_leaks(table, image_of, loader.progress))
+    return Report(table, find_leaks(table, image_of, loader.progress)), image_of
 
 
-def _print(reports: list[dict[str, Any]]) -> None:
+def _print(rows: Sequence[Mapping[str, Any]], title: str, text: Sequence[str]) -> None:
+    """A table of rows with equal keys; numbers stand on the right, and None is left blank."""
     from rich.table import Table
 
-    table = Table(title="Test samples that meet train or val", title_justify="left")
-    for name in ("task", "test", "pixels", "group", "near", "text", "leaked", "clean"):
-        table.add_column(name, justify="left" if name == "task" else "right")
-    for report in reports:
-        table.add_row(*(f"{value:,}" if isinstance(value, int) else value for value in report.values()))
+    if not rows:
+        typer.echo(f"{title}: nothing to show")
+        return
+    table = Table(title=title, title_justify="left")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="left" if name in text else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(f"{value:,}" if isinstance(value, int) else value or "" for value in row.values()))
     print_table(table)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, suite_of
+from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, resumable, suite_of
 
 if TYPE_CHECKING:
     from vlmed.evaluate.units import Unit
@@ -21,7 +21,7 @@ def run(
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter on top of the model.")] = None,
     out: Annotated[Path | None, typer.Option(help="Run folder. A run there goes on where it ended.")] = None,
     data_root: DataOption = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     trust_remote_code: Annotated[bool, typer.Option(help="Run the model repository's own code. Recorded.")] = False,
     suite: SuiteOption = None,
@@ -37,20 +37,21 @@ def run(
         loaded.task(task)
     for track in on:
         loaded.track(track)
-    from vlmed.evaluate.run import Runner
-    from vlmed.evaluate.units import RunFolder, plan
-    from vlmed.models.load import load_model
+    folder = out or Path("runs") / _slug(model, adapter)
+    with resumable(f"finished units are kept in {folder}"):
+        from vlmed.evaluate.run import Runner
+        from vlmed.evaluate.units import RunFolder, plan
+        from vlmed.models.load import load_model
 
-    units = plan(loaded, chosen, on)
-    encoder = load_model(model, adapter, device, trust_remote_code)
-    folder = RunFolder(out or Path("runs") / _slug(model, adapter))
-    runner = Runner(loaded, encoder, data_loader(data_root), batch_size)
+        units = plan(loaded, chosen, on)
+        encoder = load_model(model, adapter, device, trust_remote_code)
+        runner = Runner(loaded, encoder, data_loader(data_root), batch_size)
+        result = runner.run(units, RunFolder(folder), _report)
+    typer.echo(f"{result}\nnext: vlmed validate {folder}")
 
-    def report(unit: Unit, state: str) -> None:
-        typer.echo(f"{unit.id}: {state}", err=True)
 
-    result = runner.run(units, folder, report)
-    typer.echo(f"{result}\nnext: vlmed validate {folder.path}")
+def _report(unit: Unit, state: str) -> None:
+    typer.echo(f"{unit.id}: {state}", err=True)
 
 
 def _slug(model: str, adapter: str | None) -> str:

@@ -58,12 +58,17 @@ def submit(
 ) -> None:
     """Validate a run and copy it into the folder of submissions, whole or not at all.
 
+    Exit code: 0 copied, 1 refused, 2 no readable result, or a name that is taken or can't be a folder.
+
     Example: vlmed submit runs/my-model --org my-lab --model my-model
     """
+    from vlmed.errors import InputError
     from vlmed.results.submit import submit as submit_run
     from vlmed.results.validate import validate_run
 
     report = validate_run(run, suite_of(suite))
+    if report.unreadable:
+        raise InputError(report.problems)
     print_problems(problem for problem in report.problems if problem.severity == "warning")
     target = submit_run(report, org, model, name, to)
     typer.echo(f"{target}\nnext: open a pull request that adds this folder")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ _BATCH = 64
 _MODEL: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 12, "head_width": 64},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
+    "text_cfg": {"context_length": 28, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2},
 }
 _PREPROCESS = {"size": 64, "mode": "RGB", "mean": [0.25] * 3, "std": [0.25] * 3, "interpolation": "bicubic"}
 _LORA_TARGETS = r"visual\.layer\d\.0\.conv[123]"
@@ -124,7 +125,7 @@ def _fit(
     batches = count // _BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, epochs * batches, pct_start=0.1)
     order = np.random.RandomState(SEED)
-    with progress.task(title, epochs * batches, "steps") as advance:
+    with _one_thread(), progress.task(title, epochs * batches, "steps") as advance:
         for _ in range(epochs):
             shuffled = torch.from_numpy(order.permutation(count))
             for batch in torch.split(shuffled[: batches * _BATCH], _BATCH):
@@ -134,6 +135,17 @@ def _fit(
                 optimiser.step()
                 schedule.step()
                 advance(1)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tensors this small gain nothing from a second thread, and on a busy machine lose most of their time to it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _save_open_clip(model: torch.nn.Module, folder: Path) -> None:

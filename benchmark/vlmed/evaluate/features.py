@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from vlmed.data.prepare import PreparedDataset
-from vlmed.errors import InputError
+from vlmed.errors import InputError, VlmedError
 from vlmed.files import write_text
 from vlmed.hashing import digest
 from vlmed.models.protocols import ImageEncoder
@@ -65,20 +67,16 @@ class FeatureCache:
 
     def _embed(self, dataset: PreparedDataset, distinct: Sequence[str], path: Path) -> None:
         part, mark = path.with_suffix(".part.npy"), path.with_suffix(".rows")
-        path.parent.mkdir(parents=True, exist_ok=True)
         done = int(mark.read_text()) if mark.exists() and part.exists() else 0
-        shape = (len(distinct), self.encoder.dim)
-        stored = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, None if done else shape)
-        with self.progress.task("embedding images", len(distinct), "images") as advance:
+        task = self.progress.task("embedding images", len(distinct), "images")
+        with _opened(part, (len(distinct), self.encoder.dim), done) as write, task as advance:
             advance(done)
             for number, (start, batch) in enumerate(self._batches(dataset, distinct, done), start=1):
-                stored[start : start + len(batch)] = embed(self.encoder, batch)
+                write(embed(self.encoder, batch))
                 self.embedded += len(batch)
                 advance(len(batch))
                 if number % _SAVE_EVERY == 0:
-                    stored.flush()
                     write_text(mark, str(start + len(batch)))
-        stored.flush()
         part.replace(path)
         mark.unlink(missing_ok=True)
 
@@ -91,6 +89,30 @@ class FeatureCache:
 
         starts = range(start, len(images), self.batch_size)
         yield from zip(starts, ahead(load, starts), strict=True)
+
+
+@contextmanager
+def _opened(path: Path, shape: tuple[int, int], done: int) -> Iterator[Callable[[NDArray[np.float32]], None]]:
+    """A function that adds rows to a npy file of `shape`, after the first `done` rows of an earlier run.
+
+    Rows are written and not mapped: on a full disk a write fails, where touching a map would kill the process.
+    """
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("r+b" if done else "wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            file.seek(done * shape[1] * 4, os.SEEK_CUR)
+
+            def write(rows: NDArray[np.float32]) -> None:
+                file.write(rows.astype("<f4").tobytes())
+                file.flush()
+
+            yield write
+    except OSError as error:
+        hint = "make room, or set VLMED_CACHE to a folder on another disk, and run again: finished work is kept"
+        got = error.strerror or str(error)
+        raise VlmedError("the features can't be written", file=path, got=got, hint=hint) from error
 
 
 def ahead(load: Callable[[int], torch.Tensor], items: Sequence[int]) -> Iterator[torch.Tensor]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vlmed import __version__
 from vlmed.data.load import DataLoader
-from vlmed.data.table import Sample, TaskTable
+from vlmed.data.table import Sample, TaskTable, manifest_rows
 from vlmed.errors import UsageError
 from vlmed.evaluate.features import FeatureCache
 from vlmed.evaluate.probe import fit_probe
@@ -63,16 +63,21 @@ class Runner:
 
         Raises:
             UsageError: The folder holds another run, or the model can't follow a track; nothing is written.
-            MissingError, InputError: A task's data are absent or not the frozen ones; finished units are kept.
+            MissingError, InputError: A task's data are absent or not the frozen ones; nothing is written.
+            VlmedError: The disk is full; finished units are kept.
         """
         for unit in units:
             self._check_fit(unit)
+        folder.check(self.model.info.to_json())
+        # All data are read before the first unit, so that what is missing is told now and not after hours.
+        tasks = {unit.task.id: unit.task for unit in units if not folder.finished(unit)}
+        tables = {name: self.data.table(task) for name, task in tasks.items()}
         folder.claim(self.model.info.to_json())
         for unit in units:
             if folder.finished(unit):
                 report(unit, "finished before")
             else:
-                self._do(unit, folder)
+                self._do(unit, tables[unit.task.id], folder)
                 report(unit, "done")
         return self._write_result(folder)
 
@@ -83,15 +88,19 @@ class Runner:
             raise UsageError(f"{self.model.info.name} has no text encoder, so it has no zero-shot prediction",
                              got=unit.track.name, hint=hint)  # fmt: skip
 
-    def _do(self, unit: Unit, folder: RunFolder) -> None:
+    def _do(self, unit: Unit, table: TaskTable, folder: RunFolder) -> None:
         start = time.monotonic()
-        table = self.data.table(unit.task)
         outcome, images = self._predict(unit, table)
         path = folder.predictions(unit)
         write_predictions(path, _predictions(table.split("test"), outcome))
         # Scored as read back, so that what is claimed is exactly what the file gives.
         stored = read_predictions(path, len(unit.task.classes))
-        leaks = None if unit.task.pending else {sample.id: sample.leaks for sample in table.split("test")}
+        leaks = {sample.id: sample.leaks for sample in table.samples}
+        frozen = (
+            None
+            if unit.task.pending
+            else {row.sample_id: row for row in manifest_rows(table, leaks) if row.split == "test"}
+        )
         write_json(folder.outcome(unit), {
             "unit": unit.id,
             "task": unit.task.id,
@@ -105,7 +114,7 @@ class Runner:
                 "sha256": file_hash(path),
                 "rows": len(stored.sample_ids),
             },
-            "scores": score(unit.task, stored, leaks),
+            "scores": score(unit.task, stored, frozen),
             "recipe_outcome": dict(outcome.chosen),
             "cost": {
                 "wall_seconds": round(time.monotonic() - start, 3),

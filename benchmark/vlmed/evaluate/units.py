@@ -49,21 +49,34 @@ class RunFolder:
 
     path: Path
 
-    def claim(self, model: dict[str, Any]) -> None:
-        """Make the folder this model's, or see that it is.
+    @property
+    def _mark(self) -> Path:
+        return self.path / "run.json"
+
+    def check(self, model: dict[str, Any]) -> None:
+        """See that the folder is new, empty or this model's; touches nothing.
 
         Raises:
-            UsageError: It holds another model's run, or files that are no run; nothing is touched.
+            UsageError: It holds another model's run, or files that are no run.
+            InputError: Its `run.json` can't be read.
         """
-        mark = self.path / "run.json"
         hint = "choose another folder with --out"
-        if not mark.exists():
+        if not self._mark.exists():
             if self.path.is_dir() and any(self.path.iterdir()):
                 raise UsageError("this folder holds other files", file=self.path, expected="a new folder", hint=hint)
-            write_json(mark, {"model": model})
-        elif (other := read_json(mark)["model"]) != model:
-            raise UsageError("this folder holds another run", file=self.path, expected=_name(model), got=_name(other),
+        elif (held := read_json(self._mark)) != {"model": model}:
+            raise UsageError("this folder holds another run", file=self.path, expected=_name(model), got=_holder(held),
                              hint=hint)  # fmt: skip
+
+    def claim(self, model: dict[str, Any]) -> None:
+        """Make the folder this model's.
+
+        Raises:
+            UsageError, InputError: As `check`; nothing is touched.
+        """
+        self.check(model)
+        if not self._mark.exists():
+            write_json(self._mark, {"model": model})
 
     def predictions(self, unit: Unit) -> Path:
         """The unit's prediction file."""
@@ -85,6 +98,12 @@ class RunFolder:
     def outcomes(self) -> list[Any]:
         """Every finished unit's part of the result, by unit name."""
         return [read_json(path) for path in sorted((self.path / "units").glob("*.json"))]
+
+
+def _holder(held: Any) -> str:
+    """Whose run a `run.json` says it is."""
+    model = held.get("model") if isinstance(held, dict) else None
+    return _name(model) if isinstance(model, dict) else "a run.json of another program"
 
 
 def _name(model: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmed.errors import UsageError
+from vlmed.leaderboard.contamination import FindCard, no_cards
 from vlmed.leaderboard.export import leaderboard_json, results_csv
 from vlmed.leaderboard.page import index_page
 from vlmed.leaderboard.rank import Table, rank_tables
@@ -27,13 +28,21 @@ class Leaderboard:
     page: Path
 
 
-def build(submissions: Path, out: Path, suite: Suite, manifests: Path = FOLDER, intervals: bool = True) -> Leaderboard:
+def build(
+    submissions: Path,
+    out: Path,
+    suite: Suite,
+    manifests: Path = FOLDER,
+    intervals: bool = True,
+    find_card: FindCard = no_cards,
+) -> Leaderboard:
     """Build the site of all accepted runs below `submissions` in the folder `out`, whole or not at all.
 
     Equal submissions give equal bytes. Runs that validation refuses are left out and listed.
 
     Args:
         intervals: Whether to recompute the runs' intervals too, which takes nearly all the time.
+        find_card: Gives what is known of a model's training; without it, every model's contamination is unknown.
 
     Raises:
         MissingError: There is no folder of submissions.
@@ -44,12 +53,12 @@ def build(submissions: Path, out: Path, suite: Suite, manifests: Path = FOLDER, 
         raise UsageError("the site can't stand among the submissions", file=out, hint="choose another --out")
     check_replaceable(out.resolve())
     read = read_submissions(submissions, suite, manifests, intervals)
-    tables = rank_tables(suite, read.entries, manifests)
+    tables = rank_tables(suite, read.entries, manifests, find_card)
     data = leaderboard_json(suite, read, tables)
     texts = {
         "index.html": index_page(suite, read, tables),
         "data/leaderboard.json": json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
-        "data/results.csv": results_csv(suite, read.entries),
+        "data/results.csv": results_csv(suite, read.entries, find_card),
     }
     write_site(out, texts, dict(_evidence(read)))
     return Leaderboard(suite, read, tables, out / "index.html")

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from vlmed.hashing import digest
+from vlmed.leaderboard.contamination import FindCard, contamination, no_cards
 from vlmed.leaderboard.rank import Row, Table, current_rows
 from vlmed.leaderboard.read import Entry, Submissions
 from vlmed.suite.types import Suite
@@ -15,6 +17,7 @@ from vlmed.suite.types import Suite
 CSV_COLUMNS = (
     "suite", "task", "track", "organisation", "model", "run", "current", "control", "seed", "fraction", "samples",
     "metric", "value", "low", "high", "n", "revision", "adapter", "adapter_revision",
+    "contamination",
 )  # fmt: skip
 # How a spreadsheet tells a formula from a text, half and full width; OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -39,7 +42,7 @@ def leaderboard_json(suite: Suite, submissions: Submissions, tables: Sequence[Ta
     }
 
 
-def results_csv(suite: Suite, entries: Sequence[Entry]) -> str:
+def results_csv(suite: Suite, entries: Sequence[Entry], find_card: FindCard = no_cards) -> str:
     """One line per unit, set of samples and metric, of all accepted runs; `current` marks what stands in a table."""
     current = {(row.entry.path, place[2:]) for place, row in current_rows(entries).items()}
     file = io.StringIO()
@@ -48,7 +51,9 @@ def results_csv(suite: Suite, entries: Sequence[Entry]) -> str:
     for entry in entries:
         for unit in entry.result["units"]:
             stands = unit["fraction"] == 1 and (entry.path, (unit["task"], unit["track"])) in current
-            writer.writerows([suite.version, *map(_cell, line)] for line in _lines(entry, unit, stands))
+            seen = contamination(entry, suite.tasks[unit["task"]].dataset.name, find_card)
+            verdict = seen.status if seen else ""
+            writer.writerows([suite.version, *map(_cell, line), verdict] for line in _lines(entry, unit, stands))
     return file.getvalue()
 
 
@@ -82,6 +87,7 @@ def _row(row: Row) -> dict[str, Any]:
         "control": row.entry.control,
         "rank": {"low": row.rank[0], "high": row.rank[1]} if row.rank else None,
         "note": row.note,
+        "contamination": asdict(row.contamination) if row.contamination else None,
         "score": {"value": row.value, "low": row.low, "high": row.high},
         "model": {name: model[name] for name in ("ref", "name", "revision", "family", "kind", "parameters", "adapter")},
         "units": [

@@ -12,8 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from vlmed.hashing import digest
+from vlmed.leaderboard.contamination import FindCard, contamination, no_cards
 from vlmed.leaderboard.read import Entry
 from vlmed.leaderboard.separate import p_values, rank_intervals
+from vlmed.leakage.contamination import Verdict
 from vlmed.metrics.classification import Classified, Counts, Values
 from vlmed.metrics.inputs import number_groups
 from vlmed.metrics.intervals import bootstrap, count_groups
@@ -36,6 +38,7 @@ class Row:
         value, low, high: Main metric on the ranked part with its 95 % interval; None where undefined.
         rank: Lowest and highest rank that the paired tests leave open; None for what is not ranked.
         note: Why it is not ranked, or what else a reader must know.
+        contamination: Whether the model may have seen the task's images in training; None for controls.
     """
 
     entry: Entry
@@ -45,6 +48,7 @@ class Row:
     high: float | None = None
     rank: tuple[int, int] | None = None
     note: str = ""
+    contamination: Verdict | None = None
 
     def metric(self, name: str, part: Part, end: str = "value") -> float | None:
         """A metric's mean over seeds; None where any is undefined or the clean set is not known.
@@ -88,7 +92,9 @@ class Table:
         return [row for row in self.models if row.rank and row.rank[0] == 1]
 
 
-def rank_tables(suite: Suite, entries: Iterable[Entry], manifests: Path = FOLDER) -> list[Table]:
+def rank_tables(
+    suite: Suite, entries: Iterable[Entry], manifests: Path = FOLDER, find_card: FindCard = no_cards
+) -> list[Table]:
     """Every table that has a row, in the suite's order.
 
     Only units on the whole training split stand in a table. Of a model's runs the last one in natural order counts.
@@ -97,7 +103,7 @@ def rank_tables(suite: Suite, entries: Iterable[Entry], manifests: Path = FOLDER
     for place, row in current_rows(entries).items():
         rows[place[2:]].append(row)
     return [
-        _Ranking(task, track, manifests).table(rows[task.id, track.id])
+        _Ranking(task, track, manifests, find_card).table(rows[task.id, track.id])
         for task in suite.tasks.values()
         for track in suite.tracks.values()
         if (task.id, track.id) in rows
@@ -128,11 +134,13 @@ class _Ranking:
     task: Task
     track: Track
     manifests: Path
+    find_card: FindCard
 
     def table(self, rows: Sequence[Row]) -> Table:
         table = Table(self.task, self.track, "all" if self.task.pending else "clean")
         for row in rows:
             self._score(row, table.part)
+            row.contamination = contamination(row.entry, self.task.dataset.name, self.find_card)
         if self.task.ranked:
             self._rank([row for row in rows if row.value is not None and not row.entry.control])
         table.models = self._ordered(row for row in rows if not row.entry.control)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -23,14 +24,16 @@ from vlmed.progress import Progress
 LeakKind = Literal["pixels", "group", "near", "text"]
 LEAK_KINDS: tuple[LeakKind, ...] = ("pixels", "group", "near", "text")
 
+ImageOf = Callable[[str], Image.Image]
 
-@dataclass(frozen=True, order=True)
+
+@dataclass(frozen=True)
 class Finding:
     """One test sample that meets train or val in one way.
 
     Attributes:
         sample: Id of the test sample.
-        kind: How they meet; the kinds are ordered from certain to likely.
+        kind: How they meet; `LEAK_KINDS` has them from certain to likely.
         other: Id of the sample in train or val that is nearest.
         split: That sample's split.
         others: How many samples of train and val it meets in this way.
@@ -49,15 +52,15 @@ class Finding:
         return asdict(self)
 
 
-ImageOf = Callable[[str], Image.Image]
-
-
 def find_leaks(table: TaskTable, image_of: ImageOf | None, progress: Progress) -> list[Finding]:
-    """Every way in which each test sample meets train or val, sorted by sample and kind.
+    """Every way in which each test sample meets train or val, at most one finding per sample and kind.
 
     Args:
-        image_of: Gives the decoded image of a pixel hash; None where the images are absent, so that only groups and
-            texts can be compared.
+        image_of: Gives the decoded image of a pixel hash, and is called from several threads; None where the images are
+            absent, so that only groups and captions can be compared.
+
+    Returns:
+        The findings by sample id, and of one sample in the order of `LEAK_KINDS`.
     """
     test = [sample for sample in table.samples if sample.split == "test"]
     seen = [sample for sample in table.samples if sample.split != "test"]
@@ -65,16 +68,13 @@ def find_leaks(table: TaskTable, image_of: ImageOf | None, progress: Progress) -
     if table.task.kind == "retrieval":
         findings += _meetings("text", test, seen, lambda sample: _caption(sample.target))
     if image_of:
-        prints = _Prints.of({sample.image for sample in table.samples}, image_of, progress)
-        findings += _meetings("pixels", test, seen, lambda sample: prints.exact[sample.image])
-        findings += _near_meetings(test, seen, prints, image_of, progress)
-        if table.task.kind == "vqa":
-            findings += _same_questions(test, seen, findings)
-    return sorted(findings)
+        links = _links({sample.image for sample in test}, {sample.image for sample in seen}, image_of, progress)
+        findings += _on_linked_images(test, seen, links, questions=table.task.kind == "vqa")
+    return sorted(findings, key=lambda finding: (finding.sample, LEAK_KINDS.index(finding.kind)))
 
 
 def _meetings(
-    kind: LeakKind, test: Sequence[Sample], seen: Sequence[Sample], identity: Callable[[Sample], str]
+    kind: LeakKind, test: Iterable[Sample], seen: Iterable[Sample], identity: Callable[[Sample], str]
 ) -> Iterator[Finding]:
     """Test samples whose identity also occurs in train or val; an empty identity meets nothing."""
     homes = _by(seen, identity)
@@ -101,13 +101,57 @@ def _caption(text: str) -> str:
 
 
 @dataclass(frozen=True)
+class _Link:
+    """An image of train or val that is, by its pixels, a test image."""
+
+    image: str
+    kind: LeakKind
+    distance: int = 0
+
+
+def _on_linked_images(
+    test: Iterable[Sample], seen: Iterable[Sample], links: Mapping[str, Sequence[_Link]], questions: bool
+) -> Iterator[Finding]:
+    """The leaks of test samples whose image has links; with `questions`, also those whose answer was seen with it."""
+    homes = _by(seen, lambda sample: sample.image)
+    for sample in test:
+        met = [(link, other) for link in links.get(sample.image, ()) for other in homes[link.image]]
+        for kind in ("pixels", "near"):
+            if found := [(link.distance, other.id, other.split) for link, other in met if link.kind == kind]:
+                distance, nearest, split = min(found)
+                yield Finding(sample.id, kind, nearest, split, len(found), distance)
+        if questions:
+            yield from _meetings("text", [sample], sorted((other for _, other in met), key=lambda s: s.id), _question)
+
+
+def _question(sample: Sample) -> str:
+    return question_answer(sample.fields["question"], sample.target)
+
+
+def _links(
+    test: Collection[str], seen: Collection[str], image_of: ImageOf, progress: Progress
+) -> Mapping[str, Sequence[_Link]]:
+    """Image in test -> its equals and near-duplicates in train or val."""
+    prints = _Prints.of(sorted({*test, *seen}), image_of, progress)
+    links: dict[str, list[_Link]] = defaultdict(list)
+    equals: dict[str, list[str]] = defaultdict(list)
+    for image in sorted(seen):
+        equals[prints.exact[image]].append(image)
+    for image in test:
+        links[image] += [_Link(other, "pixels") for other in equals.get(prints.exact[image], ())]
+    for image, link in _near_links(prints, test, seen, image_of, progress):
+        links[image].append(link)
+    return links
+
+
+@dataclass(frozen=True)
 class _Prints:
     """What is compared of every distinct image.
 
     Attributes:
-        exact: Pixel hash -> hash of the pixels as RGB, equal also after a change of mode.
+        exact: Pixel hash -> hash of the canonical pixels, equal also after a change of mode.
         names: Pixel hashes of the images that are not flat, in the order of `hashes`.
-        hashes: Their perceptual hashes, uint64.
+        hashes: Their perceptual hashes, shape (N,), uint64.
     """
 
     exact: Mapping[str, str]
@@ -115,56 +159,44 @@ class _Prints:
     hashes: NDArray[np.uint64]
 
     @classmethod
-    def of(cls, images: Iterable[str], image_of: ImageOf, progress: Progress) -> _Prints:
-        ordered = sorted(images)
-        exact, hashes = {}, []
-        with progress.task("hashing images", len(ordered), "images") as advance:
-            for name in ordered:
-                image = image_of(name)
-                exact[name] = pixel_hash(image.convert("RGB"))
-                hashes.append(perceptual_hash(image))
+    def of(cls, images: Sequence[str], image_of: ImageOf, progress: Progress) -> _Prints:
+        exact, names, hashes = {}, [], []
+
+        def prints(name: str) -> tuple[str, str, np.uint64]:
+            image = image_of(name)
+            return name, pixel_hash(_canonical(image)), perceptual_hash(image)
+
+        # Threads pay, since Pillow decodes and resizes without the interpreter's lock.
+        with progress.task("hashing images", len(images), "images") as advance, ThreadPoolExecutor() as pool:
+            for name, pixels, value in pool.map(prints, images):
+                exact[name] = pixels
+                if value != FLAT:
+                    names.append(name)
+                    hashes.append(value)
                 advance(1)
-        telling = [index for index, value in enumerate(hashes) if value != FLAT]
-        return cls(exact, [ordered[index] for index in telling], np.array(hashes, np.uint64)[telling])
+        return cls(exact, names, np.array(hashes, np.uint64))
 
 
-def _near_meetings(
-    test: Sequence[Sample], seen: Sequence[Sample], prints: _Prints, image_of: ImageOf, progress: Progress
-) -> Iterator[Finding]:
-    """Test samples whose image is a near-duplicate, not an equal, of one in train or val."""
-    pairs = _confirmed(prints, {sample.image for sample in test}, {sample.image for sample in seen}, image_of, progress)
-    homes = _by(seen, lambda sample: sample.image)
-    for sample in test:
-        near = [
-            (distance, other.id, other.split)
-            for image, distance in pairs.get(sample.image, ())
-            for other in homes[image]
-        ]
-        if near:
-            distance, other, split = min(near)
-            yield Finding(sample.id, "near", other, split, len(near), distance)
+def _canonical(image: Image.Image) -> Image.Image:
+    """The picture in a mode that loses nothing, so that one stored as L, P or RGB becomes equal; alpha is dropped."""
+    # Pillow clips modes deeper than 8 bits when it converts them to RGB, which would make different images equal.
+    if image.mode.startswith("I"):
+        return image.convert("I")
+    return image if image.mode == "F" else image.convert("RGB")
 
 
-def _confirmed(
-    prints: _Prints, test: set[str], seen: set[str], image_of: ImageOf, progress: Progress
-) -> Mapping[str, list[tuple[str, int]]]:
-    """Test image -> near-duplicates in train or val with their hash distance; pairs of equal pixels are left out."""
+def _near_links(
+    prints: _Prints, test: Collection[str], seen: Collection[str], image_of: ImageOf, progress: Progress
+) -> Iterator[tuple[str, _Link]]:
+    """Pairs whose hashes are near and whose pixels confirm it; pairs of equal pixels are left out."""
     mine = [index for index, name in enumerate(prints.names) if name in test]
     theirs = [index for index, name in enumerate(prints.names) if name in seen]
     rows, columns, distances = pairs_within(prints.hashes[mine], prints.hashes[theirs], radius=RADIUS)
+    # The pairs come test image by test image, so that one of each pair is always at hand.
     levels = lru_cache(maxsize=4096)(lambda name: pyramid(image_of(name)))
-    found: dict[str, list[tuple[str, int]]] = defaultdict(list)
     with progress.task("confirming near-duplicates", len(rows), "pairs") as advance:
         for row, column, distance in zip(rows, columns, distances, strict=True):
             here, there = prints.names[mine[row]], prints.names[theirs[column]]
-            advance(1)
             if prints.exact[here] != prints.exact[there] and similarity(levels(here), levels(there)) >= THRESHOLD:
-                found[here].append((there, int(distance)))
-    return found
-
-
-def _same_questions(test: Sequence[Sample], seen: Sequence[Sample], findings: Sequence[Finding]) -> Iterator[Finding]:
-    """Questions that stand with the same answer on a leaked image, where the model has seen the answer itself."""
-    leaked = {finding.sample for finding in findings if finding.kind in ("pixels", "near")}
-    asked = [sample for sample in test if sample.id in leaked]
-    return _meetings("text", asked, seen, lambda sample: question_answer(sample.fields["question"], sample.target))
+                yield here, _Link(there, "near", int(distance))
+            advance(1)

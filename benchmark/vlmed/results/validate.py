@@ -17,7 +17,7 @@ from vlmed.suite.manifest import FOLDER, Manifest, read_manifest
 from vlmed.suite.types import Suite, Task
 
 # Half a unit of the last recorded digit, and room for another machine's rounding.
-_TOLERANCE = 0.5 * 10**-DIGITS + 1e-9
+_TOLERANCE: float = 0.5 * 10**-DIGITS + 1e-9
 
 
 @dataclass

@@ -1,0 +1,88 @@
+"""Zero-shot end to end against a bare forward loop over the same batches, already preprocessed. Limit: 0.95.
+
+    python tests/bench/zero_shot.py [images] [rounds]
+
+ViT-B/32 with random weights at 224 px, phantom images of 32 px (MedMNIST has 28), batches of 32, CPU.
+End to end means: read from the memory-mapped data set, decode, preprocess, embed, store, encode the prompts, softmax.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import torch
+from safetensors.torch import save_file
+
+from vlmed.data.phantom import PhantomSource
+from vlmed.data.prepare import PreparedDataset, prepare
+from vlmed.evaluate.features import FeatureCache
+from vlmed.evaluate.zero_shot import zero_shot
+from vlmed.files import write_json
+from vlmed.models.load import load_model
+from vlmed.models.protocols import DualEncoder
+from vlmed.progress import Silent
+from vlmed.suite.load import load_suite
+
+BATCH = 32
+
+
+def random_vit(folder: Path) -> DualEncoder:
+    torch.manual_seed(0)
+    save_file(open_clip.create_model("ViT-B-32").state_dict(), folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], "interpolation": "bicubic"}
+    config = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": preprocess}
+    write_json(folder / "open_clip_config.json", config)
+    encoder = load_model(f"dir:{folder}").encoder
+    assert isinstance(encoder, DualEncoder)
+    return encoder
+
+
+def phantom(folder: Path, count: int) -> tuple[PreparedDataset, list[str]]:
+    source = PhantomSource({"patients": count, "images_per_patient": 1, "size": 32}, folder)
+    data = prepare(load_suite().datasets["phantom"], source, folder / "data", Silent())
+    return data, sorted({record.image for record in data.records})[:count]
+
+
+def bare_loop(encoder: DualEncoder, batches: list[torch.Tensor]) -> None:
+    with torch.inference_mode():
+        for batch in batches:
+            encoder.encode_images(batch)
+
+
+def end_to_end(encoder: DualEncoder, data: PreparedDataset, images: list[str], folder: Path) -> None:
+    features = FeatureCache(folder, encoder, ["bench"], BATCH).features(data, images)
+    zero_shot(encoder, features, {"a": ["an image of a"], "b": ["an image of b"]})
+
+
+def timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main(count: int = 256, rounds: int = 5) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        encoder = random_vit(Path(scratch))
+        data, images = phantom(Path(scratch), count)
+        batches = [
+            torch.stack([encoder.preprocess(data.image(name)) for name in images[start : start + BATCH]])
+            for start in range(0, count, BATCH)
+        ]
+        ratios = []
+        for number in range(rounds + 1):
+            bare = timed(lambda: bare_loop(encoder, batches))
+            whole = timed(lambda number=number: end_to_end(encoder, data, images, Path(scratch) / str(number)))
+            if number:  # the first round warms up
+                ratios.append(bare / whole)
+                print(f"bare {count / bare:6.1f} images/s, end to end {count / whole:6.1f}, ratio {ratios[-1]:.3f}")
+    print(f"median ratio {statistics.median(ratios):.3f} (limit 0.95)")
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

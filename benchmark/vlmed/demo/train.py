@@ -83,7 +83,8 @@ def train_lora(
         return torch.nn.functional.cross_entropy(scale * image @ classifier.T, labels[batch])
 
     _fit(adapted, loss, len(samples), epochs, 1e-3, progress, "training a LoRA adapter")
-    adapted.save_pretrained(folder)
+    # PEFT would look for a transformers config beside the base to see whether its vocabulary grew; there is none.
+    adapted.save_pretrained(folder, save_embedding_layers=False)
 
 
 def _pixels(samples: Sequence[Sample], data: PreparedDataset) -> torch.Tensor:

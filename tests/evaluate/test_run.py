@@ -85,7 +85,7 @@ def test_zero_shot_is_what_open_clip_itself_gives(run: Path, suite: Suite, open_
         expected = (model.logit_scale.exp() * features @ classifier.T).softmax(-1).numpy()
     np.testing.assert_allclose(stored.probabilities, expected, atol=2e-6)
     assert list(stored.sample_ids) == sorted(sample.id for sample in samples)
-    assert stored.by_template.shape == (len(samples), 4, 5)
+    assert stored.by_template.shape == (len(samples), 9, 5)
 
 
 def test_two_runs_are_byte_identical(run: Path, suite: Suite, open_clip_model: Path, tmp_path: Path) -> None:

@@ -89,4 +89,5 @@ def _vlmed(*arguments: str) -> None:
     from vlmed.cli import app
 
     typer.secho(f"\n$ vlmed {shlex.join(arguments)}", bold=True)
-    app(list(arguments), standalone_mode=False)
+    if code := app(list(arguments), standalone_mode=False):
+        raise typer.Exit(code)

@@ -66,8 +66,14 @@ class PreparedDataset:
         return [
             Problem("a prepared image has changed", str(self.folder), image, image, got, hint)
             for image in self._index
-            if (got := pixel_hash(self.image(image))) != image
+            if (got := self._pixels_of(image)) != image
         ]
+
+    def _pixels_of(self, image: str) -> str:
+        try:
+            return pixel_hash(self.image(image))
+        except ValueError as error:
+            return str(error)
 
 
 def decode(data: bytes) -> Image.Image:

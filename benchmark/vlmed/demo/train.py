@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import save_file
 
 from vlmed.data.prepare import PreparedDataset
 from vlmed.data.table import Sample
+from vlmed.evaluate.threads import one_thread
 from vlmed.progress import Progress
 
 SEED = 0
@@ -126,7 +126,7 @@ def _fit(
     batches = count // _BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, epochs * batches, pct_start=0.1)
     order = np.random.RandomState(SEED)
-    with _one_thread(), progress.task(title, epochs * batches, "steps") as advance:
+    with one_thread(), progress.task(title, epochs * batches, "steps") as advance:
         for _ in range(epochs):
             shuffled = torch.from_numpy(order.permutation(count))
             for batch in torch.split(shuffled[: batches * _BATCH], _BATCH):
@@ -136,17 +136,6 @@ def _fit(
                 optimiser.step()
                 schedule.step()
                 advance(1)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Tensors this small gain nothing from a second thread, and on a busy machine lose most of their time to it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _save_open_clip(model: torch.nn.Module, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,13 @@ import torch
 from numpy.typing import NDArray
 
 from vlmed.errors import InputError
+from vlmed.evaluate.threads import one_thread
 from vlmed.evaluate.zero_shot import softmax
 
 _ITERATIONS = 1000
 _GRADIENT = 1e-7
+# Features with fewer numbers than this are fitted on one thread.
+_SMALL = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def fit_probe(
     parameters = torch.zeros(inputs.shape[1] + 1, classes, dtype=torch.float64)
     fits = []
     for penalty in sorted(penalties, reverse=True):
-        parameters = _minimise(inputs, torch.from_numpy(targets), penalty, parameters)
+        with one_thread() if inputs.numel() < _SMALL else nullcontext():
+            parameters = _minimise(inputs, torch.from_numpy(targets), penalty, parameters)
         weights, bias = parameters[:-1].numpy(), parameters[-1].numpy()
         probe = Probe(mean, scale, weights, bias, penalty, 0.0)
         fits.append(Probe(mean, scale, weights, bias, penalty, _log_loss(probe.probabilities(val[0]), val[1])))

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a test by being slow, and a failure must come again.
+settings.register_profile("vlmed", deadline=None, derandomize=True)
+settings.load_profile("vlmed")
 
 
 @pytest.fixture(scope="session")

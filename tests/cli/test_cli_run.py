@@ -178,6 +178,12 @@ def test_missing_data_are_told_before_anything_is_done(run: Vlmed, out: Path, tm
     assert not out.exists()
 
 
+def test_a_task_without_any_of_the_tracks_is_named(run: Vlmed) -> None:
+    said = run("control:random", "--tasks", "lesion,chexpert", "--tracks", "zero_shot_z25")
+    assert "lesion@1: left out" in said.err
+    assert "chexpert@1: left out" not in said.err
+
+
 def test_data_with_one_wrong_byte(vlmed: Vlmed, shared_data: Path, out: Path, tmp_path: Path) -> None:
     content = bytearray((shared_data / "breastmnist" / "breastmnist.npz").read_bytes())
     content[1000] ^= 0xFF

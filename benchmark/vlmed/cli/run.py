@@ -44,6 +44,8 @@ def run(
         from vlmed.models.load import load_model
 
         units = plan(loaded, chosen, on)
+        for left_out in sorted({loaded.task(task).id for task in chosen} - {unit.task.id for unit in units}):
+            typer.echo(f"{left_out}: left out, it has none of these tracks (see vlmed tasks)", err=True)
         encoder = load_model(model, adapter, device, trust_remote_code)
         runner = Runner(loaded, encoder, data_loader(data_root), batch_size)
         result = runner.run(units, RunFolder(folder), _report)

@@ -102,14 +102,10 @@ def _belongs(task: Task, record: Record) -> bool:
     return all(record.fields.get(field, "") in values for field, values in task.where.items())
 
 
-def _labels(task: Task) -> Mapping[str, int]:
-    return {value: index for index, spec in enumerate(task.classes) for value in spec.values}
-
-
 def _label_problems(task: Task, records: Sequence[Record]) -> list[Problem]:
     if task.kind != "classification":
         return []
-    known = _labels(task)
+    known = task.labels
     expected = f"{task.field} in {sorted(known)}"
     return [
         Problem("this label is none of the classes", task.dataset.name, record.id, expected, repr(value))
@@ -134,7 +130,7 @@ def _sample(task: Task, record: Record, row: Row | None) -> Sample | None:
     if split is None:
         return None
     value = record.fields.get(task.field, "")
-    label = _labels(task)[value] if task.classes else -1
+    label = task.labels[value] if task.classes else -1
     target = task.classes[label].name if task.classes else value
     return Sample(record.id, split, record.image, record.group, target, label, record.fields, row.leaks if row else "")
 

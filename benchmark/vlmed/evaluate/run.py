@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import cast
@@ -95,12 +95,9 @@ class Runner:
         write_predictions(path, _predictions(table.split("test"), outcome))
         # Scored as read back, so that what is claimed is exactly what the file gives.
         stored = read_predictions(path, len(unit.task.classes))
-        leaks = {sample.id: sample.leaks for sample in table.samples}
-        frozen = (
-            None
-            if unit.task.pending
-            else {row.sample_id: row for row in manifest_rows(table, leaks) if row.split == "test"}
-        )
+        test = replace(table, samples=table.split("test"))
+        rows = manifest_rows(test, {sample.id: sample.leaks for sample in test.samples})
+        frozen = None if unit.task.pending else {row.sample_id: row for row in rows}
         write_json(folder.outcome(unit), {
             "unit": unit.id,
             "task": unit.task.id,

@@ -11,14 +11,13 @@ from typing import Any
 
 from vlmed.errors import MissingError, Problem, errors_in
 from vlmed.files import read_json
+from vlmed.results.submit import NAME
 from vlmed.results.validate import validate_run
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
 
-# The names that `vlmed submit` gives; they become part of paths and addresses, so nothing else may stand here.
-_PART = r"[a-z0-9](?:[a-z0-9.-]{0,58}[a-z0-9])?"
-_MODEL_FOLDER = re.compile(rf"({_PART})__({_PART})")
-_RUN_FOLDER = re.compile(_PART)
+_MODEL_FOLDER = re.compile(rf"({NAME})__({NAME})")
+_RUN_FOLDER = re.compile(NAME)
 
 
 @dataclass(frozen=True)

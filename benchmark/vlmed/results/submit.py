@@ -8,9 +8,11 @@ import tempfile
 from pathlib import Path
 
 from vlmed.errors import CheckError, UsageError, errors_in
+from vlmed.files import read_json
 from vlmed.results.validate import Report
 
-_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,58}[a-z0-9])?")
+# What an organisation, a model and a run may be called: the names become parts of paths and addresses.
+NAME = r"[a-z0-9](?:[a-z0-9.-]{0,58}[a-z0-9])?"
 
 
 def submit(report: Report, org: str, model: str, run: str, submissions: Path) -> Path:
@@ -26,7 +28,7 @@ def submit(report: Report, org: str, model: str, run: str, submissions: Path) ->
     if not report.accepted:
         raise CheckError(errors_in(report.problems))
     for kind, name in (("organisation", org), ("model", model), ("run", run)):
-        if not _NAME.fullmatch(name):
+        if not re.fullmatch(NAME, name):
             raise UsageError(f"this {kind} name can't be a folder", expected="a-z, 0-9, '.', '-'", got=repr(name))
     target = submissions / f"{org}__{model}" / run
     if target.exists():
@@ -36,9 +38,9 @@ def submit(report: Report, org: str, model: str, run: str, submissions: Path) ->
     part = Path(tempfile.mkdtemp(prefix=f".{run}.", dir=target.parent))
     try:
         (part / "predictions").mkdir()
-        shutil.copyfile(report.folder / "result.json", part / "result.json")
-        for file in sorted((report.folder / "predictions").glob("*.parquet")):
-            shutil.copyfile(file, part / "predictions" / file.name)
+        result = read_json(report.folder / "result.json")
+        for file in ("result.json", *(unit["predictions"]["file"] for unit in result["units"])):
+            shutil.copyfile(report.folder / file, part / file)
         part.chmod(0o755)
         part.rename(target)
     finally:

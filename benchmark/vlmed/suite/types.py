@@ -108,6 +108,11 @@ class Task:
         return self.manifest == PENDING
 
     @cached_property
+    def labels(self) -> Mapping[str, int]:
+        """Published label value -> index of its class."""
+        return {value: index for index, spec in enumerate(self.classes) for value in spec.values}
+
+    @cached_property
     def definition_digest(self) -> str:
         """SHA-256 of the canonical JSON of the task and its data set, without the manifest."""
         return digest(self.definition)

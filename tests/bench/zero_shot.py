@@ -38,7 +38,7 @@ def random_vit(folder: Path) -> DualEncoder:
     preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], "interpolation": "bicubic"}
     config = {"model_cfg": open_clip.get_model_config("ViT-B-32"), "preprocess_cfg": preprocess}
     write_json(folder / "open_clip_config.json", config)
-    encoder = load_model(f"dir:{folder}").encoder
+    encoder = load_model(f"dir:{folder}").predictor
     assert isinstance(encoder, DualEncoder)
     return encoder
 

@@ -33,8 +33,8 @@ def edit(folder: Path, **keys: object) -> None:
 
 
 def dual(model: LoadedModel) -> DualEncoder:
-    assert isinstance(model.encoder, DualEncoder)
-    return model.encoder
+    assert isinstance(model.predictor, DualEncoder)
+    return model.predictor
 
 
 @torch.inference_mode()
@@ -162,7 +162,7 @@ def test_an_adapter_trained_on_the_image_tower_comes_back(
 ) -> None:
     from peft import LoraConfig, get_peft_model
 
-    trained = load_model(f"dir:{checkpoints[base]}").encoder
+    trained = load_model(f"dir:{checkpoints[base]}").predictor
     assert isinstance(trained, ImageEncoder)
     wrapped = get_peft_model(trained.image_tower, LoraConfig(r=2, **options))
     for parameter in wrapped.parameters():
@@ -170,7 +170,7 @@ def test_an_adapter_trained_on_the_image_tower_comes_back(
             torch.nn.init.normal_(parameter, std=0.2)
     wrapped.save_pretrained(tmp_path)
 
-    loaded = load_model(f"dir:{checkpoints[base]}", adapter=f"dir:{tmp_path}").encoder
+    loaded = load_model(f"dir:{checkpoints[base]}", adapter=f"dir:{tmp_path}").predictor
     assert isinstance(loaded, ImageEncoder)
     pixels = torch.stack([loaded.preprocess(image) for image in images])
     torch.testing.assert_close(loaded.encode_images(pixels), wrapped(pixels).float(), rtol=1e-4, atol=1e-4)

@@ -12,7 +12,7 @@ TEST = np.array([0, 1, 2, 1])
 
 
 def control(name: str) -> Control:
-    encoder = load_model(f"control:{name}").encoder
+    encoder = load_model(f"control:{name}").predictor
     assert isinstance(encoder, Control)
     return encoder
 
@@ -73,19 +73,19 @@ def test_a_control_takes_no_adapter() -> None:
 def test_the_blank_control_is_its_model_on_mid_grey(checkpoints, images) -> None:
     seeing = load_model(f"dir:{checkpoints['clip']}")
     blank = load_model(f"control:blank/dir:{checkpoints['clip']}")
-    assert isinstance(blank.encoder, DualEncoder)
-    assert isinstance(seeing.encoder, DualEncoder)
+    assert isinstance(blank.predictor, DualEncoder)
+    assert isinstance(seeing.predictor, DualEncoder)
     grey = Image.new("RGB", images[0].size, (128, 128, 128))
-    pixels = blank.encoder.preprocess(images[0])
-    assert torch.equal(pixels, seeing.encoder.preprocess(grey))
-    assert not torch.equal(pixels, seeing.encoder.preprocess(images[0]))
-    assert torch.equal(blank.encoder.encode_texts(["lung"]), seeing.encoder.encode_texts(["lung"]))
-    assert blank.encoder.preprocessing != seeing.encoder.preprocessing
+    pixels = blank.predictor.preprocess(images[0])
+    assert torch.equal(pixels, seeing.predictor.preprocess(grey))
+    assert not torch.equal(pixels, seeing.predictor.preprocess(images[0]))
+    assert torch.equal(blank.predictor.encode_texts(["lung"]), seeing.predictor.encode_texts(["lung"]))
+    assert blank.predictor.preprocessing != seeing.predictor.preprocessing
     assert (blank.info.family, blank.info.kind) == ("control", "dual_encoder")
     assert blank.info.revision == seeing.info.revision
 
 
 def test_the_blank_control_cannot_tell_images_apart(checkpoints, images) -> None:
-    blank = load_model(f"control:blank/dir:{checkpoints['open_clip']}").encoder
+    blank = load_model(f"control:blank/dir:{checkpoints['open_clip']}").predictor
     assert isinstance(blank, DualEncoder)
     assert torch.equal(*(blank.preprocess(image) for image in images))

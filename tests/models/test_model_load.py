@@ -18,7 +18,7 @@ TEXTS = ["a chest radiograph", "pneumonia", "a text that is certainly longer tha
 
 
 def load(folder: Path) -> ImageEncoder:
-    encoder = load_model(f"dir:{folder}").encoder
+    encoder = load_model(f"dir:{folder}").predictor
     assert isinstance(encoder, ImageEncoder)
     return encoder
 

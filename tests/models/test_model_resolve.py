@@ -251,8 +251,8 @@ def test_models_and_adapters_load_by_id_and_revision(hub, checkpoints, images, t
         commit = hub.add(f"org/{name}", checkpoints[name], tag="v1")
         loaded, local = load_model(f"org/{name}@v1"), load_model(f"dir:{checkpoints[name]}")
         assert (loaded.info.revision, loaded.info.ref) == (commit, f"org/{name}@v1")
-        pixels = loaded.encoder.preprocess(images[0])[None]
-        assert torch.equal(loaded.encoder.encode_images(pixels), local.encoder.encode_images(pixels))
+        pixels = loaded.predictor.preprocess(images[0])[None]
+        assert torch.equal(loaded.predictor.encode_images(pixels), local.predictor.encode_images(pixels))
     base = hub.repositories["org/clip"].refs["v1"]
     adapter = factories.lora(
         tmp_path / "lora", checkpoints["clip"], targets=["q_proj"], base_ref="org/clip", base_revision="v1"

@@ -122,8 +122,8 @@ class Runner:
 
     def _predict(self, unit: Unit, table: TaskTable) -> tuple[Outcome, int]:
         if self.model.info.kind == "control":
-            return _control(cast(Control, self.model.encoder), unit, table), 0
-        encoder = cast(ImageEncoder, self.model.encoder)
+            return _control(cast(Control, self.model.predictor), unit, table), 0
+        encoder = cast(ImageEncoder, self.model.predictor)
         key = [self.model.info.revision, getattr(self.model.info.adapter, "revision", "")]
         cache = FeatureCache(self.data.cache / "features", encoder, key, self.batch_size, self.data.progress)
         dataset = self.data.dataset(unit.task.dataset)

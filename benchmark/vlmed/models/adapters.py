@@ -13,10 +13,11 @@ from torch import nn
 
 from vlmed.errors import InputError, Problem, UsageError
 from vlmed.models.hf import image_half
+from vlmed.models.layouts import ADAPTER_CONFIG
 from vlmed.models.protocols import AdapterInfo
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import Resolved, resolve
-from vlmed.models.snapshot import ADAPTER_CONFIG, read_config
+from vlmed.models.snapshot import read_config
 
 _PREFIX = "base_model.model."
 _LORA = (".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B")

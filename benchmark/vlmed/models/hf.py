@@ -15,11 +15,17 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 from transformers.utils import logging
 
 from vlmed.errors import InputError, UsageError
+from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TowerEncoder, TwoTowerEncoder, check_tokenizer, preprocessing_key, with_forward
 from vlmed.models.image_only import backbone_tower
 
 
-def load_weights(folder: Path, trust_remote_code: bool) -> nn.Module:
+def companions(folder: Path) -> tuple[Companion, ...]:  # noqa: ARG001
+    """None: the layout holds all that is needed."""
+    return ()
+
+
+def load_weights(files: ModelFiles) -> nn.Module:
     """The model in float32; transformers loads safetensors first and pickles with `weights_only=True`.
 
     Raises:
@@ -27,7 +33,7 @@ def load_weights(folder: Path, trust_remote_code: bool) -> nn.Module:
     """
     with _quiet():
         model, report = AutoModel.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=trust_remote_code, output_loading_info=True
+            files.path, local_files_only=True, trust_remote_code=files.trust_remote_code, output_loading_info=True
         )
     missing = sorted(report["missing_keys"])
     if any(name.startswith("pooler.") for name in missing):
@@ -37,7 +43,7 @@ def load_weights(folder: Path, trust_remote_code: bool) -> nn.Module:
     if missing:
         listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise InputError(
-            "the checkpoint lacks weights", file=folder, expected=listed, got="random values in their place"
+            "the checkpoint lacks weights", file=files.path, expected=listed, got="random values in their place"
         )
     weights: nn.Module = model.float()
     return weights
@@ -61,7 +67,7 @@ def family_of(model: Any) -> tuple[str, str]:
     return str(model.config.model_type), type(model).__name__
 
 
-def make_encoder(model: Any, folder: Path, device: str, trust_remote_code: bool) -> TowerEncoder:
+def make_predictor(model: Any, files: ModelFiles, device: str) -> TowerEncoder:
     """The encoder with the model's own image processor and tokenizer.
 
     Raises:
@@ -72,12 +78,12 @@ def make_encoder(model: Any, folder: Path, device: str, trust_remote_code: bool)
     if not two_towers and (hasattr(model, "get_image_features") or model.main_input_name != "pixel_values"):
         raise UsageError(
             f"{type(model).__name__} is neither a dual encoder nor an image backbone",
-            file=folder,
+            file=files.path,
             expected="a model with image and text features, or with pixel_values as its only input",
             got=f"model_type {model.config.model_type!r}",
         )
-    settings = {"local_files_only": True, "trust_remote_code": trust_remote_code}
-    processor = AutoImageProcessor.from_pretrained(folder, **settings)
+    settings = {"local_files_only": True, "trust_remote_code": files.trust_remote_code}
+    processor = AutoImageProcessor.from_pretrained(files.path, **settings)
     image_side: dict[str, Any] = {
         "image_tower": image_half(model) if two_towers else backbone_tower(model),
         "transform": _transform(processor),
@@ -86,8 +92,8 @@ def make_encoder(model: Any, folder: Path, device: str, trust_remote_code: bool)
     }
     if not two_towers:
         return TowerEncoder(**image_side)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **settings)
-    check_tokenizer(tokenizer, folder)
+    tokenizer = AutoTokenizer.from_pretrained(files.path, **settings)
+    check_tokenizer(tokenizer, files.path)
     scale, bias = _logits(model)
     return TwoTowerEncoder(
         **image_side, embed_texts=_text_encoder(model, tokenizer, device), logit_scale=scale, logit_bias=bias

@@ -10,13 +10,18 @@ import torch
 from torch import nn
 
 from vlmed.errors import InputError
+from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TowerEncoder, preprocessing_key, with_forward
 
 
-def load_weights(folder: Path, trust_remote_code: bool) -> nn.Module:
+def companions(folder: Path) -> tuple[Companion, ...]:  # noqa: ARG001
+    """None: the layout holds all that is needed."""
+    return ()
+
+
+def load_weights(files: ModelFiles) -> nn.Module:
     """A timm model without its classifier; timm loads pickles with `weights_only=True`."""
-    del trust_remote_code
-    model: nn.Module = timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=0)
+    model: nn.Module = timm.create_model(f"local-dir:{files.path}", pretrained=True, num_classes=0)
     return model
 
 
@@ -25,9 +30,8 @@ def family_of(model: Any) -> tuple[str, str]:
     return "timm", str(model.pretrained_cfg["architecture"])
 
 
-def make_encoder(model: Any, folder: Path, device: str, trust_remote_code: bool) -> TowerEncoder:
+def make_predictor(model: Any, files: ModelFiles, device: str) -> TowerEncoder:  # noqa: ARG001
     """The timm encoder: features before the classifier, pooled as the architecture pools them."""
-    del folder, trust_remote_code
     settings = timm.data.resolve_model_data_config(model)
     return TowerEncoder(
         image_tower=model,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from vlmed.errors import InputError, UsageError, VlmedError
+from vlmed.models.companion import Companion, ModelFiles, model_files
 from vlmed.models.controls import CONTROL_CLASSES, mid_grey
-from vlmed.models.protocols import AdapterInfo, DualEncoder, LoadedModel, ModelInfo
+from vlmed.models.layouts import CONFIG, is_adapter, layout_of
+from vlmed.models.protocols import AdapterInfo, DualEncoder, Generator, Kind, LoadedModel, ModelInfo
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import Resolved, resolve
-from vlmed.models.snapshot import CONFIG, OPEN_CLIP_CONFIG, check_remote_code, is_adapter, read_config, root_files
+from vlmed.models.snapshot import check_remote_code, read_config, root_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,16 +29,20 @@ __all__ = ["LoadedModel", "load_model"]
 class Family(Protocol):
     """What a module that knows one published layout offers."""
 
-    def load_weights(self, folder: Path, trust_remote_code: bool) -> nn.Module:
-        """The model with the folder's weights, on the CPU."""
+    def companions(self, folder: Path) -> Sequence[Companion]:
+        """What the checkpoint in the folder needs from other repositories."""
+        ...
+
+    def load_weights(self, files: ModelFiles) -> nn.Module:
+        """The model with its weights, on the CPU."""
         ...
 
     def family_of(self, model: nn.Module) -> tuple[str, str]:
         """Family and architecture to show."""
         ...
 
-    def make_encoder(self, model: nn.Module, folder: Path, device: str, trust_remote_code: bool) -> TowerEncoder:
-        """The encoder around the model, which lies on `device` in eval mode."""
+    def make_predictor(self, model: nn.Module, files: ModelFiles, device: str) -> TowerEncoder | Generator:
+        """What evaluates with the model, which lies on `device` in eval mode."""
         ...
 
 
@@ -77,27 +83,33 @@ def load_model(
 def _load_files(base: Resolved, on_top: Resolved | None, device: str, trust_remote_code: bool) -> LoadedModel:
     remote_code = check_remote_code(base.path, trust_remote_code)
     family = _family(base.path)
+    files = model_files(base.path, family.companions(base.path), trust_remote_code)
     with _told_as_input_error("the model can't be loaded", base.reference):
-        model = family.load_weights(base.path, trust_remote_code)
+        model = family.load_weights(files)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     adapter = _put_on(model, on_top, base) if on_top else None
     with _told_as_input_error("the model doesn't work with its preprocessing or tokenizer", base.reference):
-        encoder = family.make_encoder(model.to(device).eval(), base.path, device, trust_remote_code)
+        predictor = family.make_predictor(model.to(device).eval(), files, device)
     name, architecture = family.family_of(model)
-    kind: Literal["dual_encoder", "image_encoder"]
-    kind = "dual_encoder" if isinstance(encoder, DualEncoder) else "image_encoder"
     info = ModelInfo(
-        str(base.reference),
-        _name(base.reference),
-        base.revision,
-        name,
-        architecture,
-        kind,
-        parameters,
-        adapter,
-        remote_code,
+        ref=str(base.reference),
+        name=_name(base.reference),
+        revision=base.revision,
+        family=name,
+        architecture=architecture,
+        kind=_kind(predictor),
+        parameters=parameters,
+        adapter=adapter,
+        remote_code=remote_code,
+        companions=files.revisions,
     )
-    return LoadedModel(info, encoder)
+    return LoadedModel(info, predictor)
+
+
+def _kind(predictor: TowerEncoder | Generator) -> Kind:
+    if isinstance(predictor, Generator):
+        return "generator"
+    return "dual_encoder" if isinstance(predictor, DualEncoder) else "image_encoder"
 
 
 def _find(reference: Reference, adapter: str | None) -> tuple[Resolved, Resolved | None, list[str]]:
@@ -123,20 +135,23 @@ def _find(reference: Reference, adapter: str | None) -> tuple[Resolved, Resolved
 
 def _family(folder: Path) -> Family:
     """The module that knows the folder's layout, imported only when it is needed."""
-    if OPEN_CLIP_CONFIG in root_files(folder):
-        name = "open_clip"
-    elif "model_type" in (config := read_config(folder / CONFIG)):
-        name = "hf"
-    elif "architecture" in config:
-        name = "image_only"
-    else:
-        raise InputError(
-            "the configuration names no architecture",
-            file=folder / CONFIG,
-            expected="`model_type` (transformers) or `architecture` (timm)",
-            got=f"keys {', '.join(list(config)[:8])}",
-        )
+    layout = layout_of(root_files(folder), str(folder))
+    name = _family_by_config(folder / CONFIG) if layout.name == "config" else layout.name
     return cast(Family, importlib.import_module(f"vlmed.models.{name}"))
+
+
+def _family_by_config(file: Path) -> str:
+    config = read_config(file)
+    if "model_type" in config:
+        return "hf"
+    if "architecture" in config:
+        return "image_only"
+    raise InputError(
+        "the configuration names no architecture",
+        file=file,
+        expected="`model_type` (transformers) or `architecture` (timm)",
+        got=f"keys {', '.join(list(config)[:8])}",
+    )
 
 
 def _put_on(model: nn.Module, adapter: Resolved, base: Resolved) -> AdapterInfo:
@@ -159,7 +174,7 @@ def _load_control(reference: Reference, adapter: str | None, device: str, trust_
 
 def _blank(model: LoadedModel, reference: Reference) -> LoadedModel:
     """The same model, shown a mid-grey image in place of every image."""
-    encoder = cast("TowerEncoder", model.encoder)
+    encoder = cast("TowerEncoder", model.predictor)
     seeing = encoder.transform
     blind = dataclasses.replace(
         encoder,

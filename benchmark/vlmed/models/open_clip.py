@@ -11,13 +11,18 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
+from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TwoTowerEncoder, check_tokenizer, preprocessing_key
 
 
-def load_weights(folder: Path, trust_remote_code: bool) -> nn.Module:
+def companions(folder: Path) -> tuple[Companion, ...]:  # noqa: ARG001
+    """None: the layout holds all that is needed."""
+    return ()
+
+
+def load_weights(files: ModelFiles) -> nn.Module:
     """The model in float32; open_clip loads pickles with `weights_only=True` and knows no remote code."""
-    del trust_remote_code
-    model: nn.Module = create_model(f"local-dir:{folder}", require_pretrained=True)
+    model: nn.Module = create_model(f"local-dir:{files.path}", require_pretrained=True)
     return model
 
 
@@ -26,13 +31,12 @@ def family_of(model: Any) -> tuple[str, str]:
     return "open_clip", f"{type(model).__name__} {type(model.visual).__name__}"
 
 
-def make_encoder(model: Any, folder: Path, device: str, trust_remote_code: bool) -> TwoTowerEncoder:
+def make_predictor(model: Any, files: ModelFiles, device: str) -> TwoTowerEncoder:
     """The dual encoder, with open_clip's own inference transform and tokenizer."""
-    del trust_remote_code
     settings = model.visual.preprocess_cfg
-    tokenizer = get_tokenizer(f"local-dir:{folder}")
+    tokenizer = get_tokenizer(f"local-dir:{files.path}")
     if isinstance(tokenizer, HFTokenizer):
-        check_tokenizer(tokenizer.tokenizer, folder)
+        check_tokenizer(tokenizer.tokenizer, files.path)
 
     def embed_texts(texts: list[str]) -> torch.Tensor:
         embeddings: torch.Tensor = model.encode_text(tokenizer(texts).to(device))

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+Kind = Literal["dual_encoder", "image_encoder", "generator", "control"]
+
+
 @runtime_checkable
 class ImageEncoder(Protocol):
     """A model that turns images into embeddings.
@@ -58,6 +61,44 @@ class DualEncoder(ImageEncoder, Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """N texts -> projected embeddings float32 (N, D), not normalised; long texts are truncated."""
+        ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a generator.
+
+    Attributes:
+        image: What is asked about; None asks without an image.
+        prompt: The whole text of the user's turn, without image token or chat template: the generator adds its own.
+        max_tokens: Where the answer is cut off at the latest.
+    """
+
+    image: Image.Image | None
+    prompt: str
+    max_tokens: int
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that answers in free text. Decoding is greedy."""
+
+    def answer(self, requests: Sequence[Request]) -> list[str]:
+        """One answer for each request, in their order, without prompt, special tokens and outer blanks.
+
+        Raises:
+            InputError: An image can't be shown to the model.
+            VlmedError: An endpoint failed for good; what it answered before is kept by the caller's cache.
+        """
+        ...
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """A generator whose token probabilities are known."""
+
+    def choose(self, requests: Sequence[Request], choices: Sequence[str]) -> np.ndarray:
+        """Log-probability float64 (N, C) of each choice as the beginning of the answer, summed over its tokens."""
         ...
 
 
@@ -117,6 +158,7 @@ class ModelInfo:
         parameters: Numbers in the model without its adapter.
         adapter: The adapter on top, if any.
         remote_code: The model brought Python code and the user allowed it to run.
+        companions: `repository@commit` of files that the checkpoint needs and its authors published elsewhere.
         warnings: What a reader of the result should know.
     """
 
@@ -125,15 +167,16 @@ class ModelInfo:
     revision: str
     family: str
     architecture: str
-    kind: Literal["dual_encoder", "image_encoder", "control"]
+    kind: Kind
     parameters: int
     adapter: AdapterInfo | None = None
     remote_code: bool = False
+    companions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        return {**asdict(self), "companions": list(self.companions), "warnings": list(self.warnings)}
 
 
 @dataclass(frozen=True)
@@ -141,4 +184,4 @@ class LoadedModel:
     """A model that is ready to run."""
 
     info: ModelInfo
-    encoder: ImageEncoder | DualEncoder | Control
+    predictor: ImageEncoder | DualEncoder | Generator | Control

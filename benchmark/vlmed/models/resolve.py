@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import glob
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vlmed.errors import InputError, MissingError, UsageError, VlmedError, unknown
+from vlmed.models.layouts import MARKERS, OPEN_CLIP_CONFIG, files_that_matter
 from vlmed.models.reference import Reference
-from vlmed.models.snapshot import (
-    MARKERS,
-    OPEN_CLIP_CONFIG,
-    content_revision,
-    files_that_matter,
-    is_complete,
-    root_files,
-)
+from vlmed.models.snapshot import content_revision, root_files
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ def resolve(reference: Reference) -> Resolved:
     repository = reference.location
     if reference.scheme == "open_clip":
         repository = _open_clip_repository(reference.location)
-    path = _from_hub(repository, reference.revision)
+    path = _from_hub(repository, reference.revision, lambda names: files_that_matter(names, repository))
     if reference.scheme == "open_clip" and OPEN_CLIP_CONFIG not in root_files(path):
         raise InputError(
             "not an open_clip model", file=repository, expected=OPEN_CLIP_CONFIG, hint=f"try hf:{repository}"
@@ -91,8 +86,23 @@ def _open_clip_repository(location: str) -> str:
     return "/".join(entry.split("/")[:2])
 
 
-def _from_hub(repository: str, revision: str) -> Path:
-    """The snapshot folder, named after its commit."""
+def download(repository: str, names: Sequence[str]) -> Path:
+    """The snapshot folder, named after its commit, with those of the named files that the repository has.
+
+    Raises:
+        UsageError: There is no such repository.
+        MissingError: Access is gated, or there is no network and the cache has none of the files.
+    """
+    return _from_hub(repository, "", lambda held: [name for name in held if name in names], names)
+
+
+def _from_hub(
+    repository: str, revision: str, choose: Callable[[list[str]], list[str]], markers: Sequence[str] = MARKERS
+) -> Path:
+    """The snapshot folder, named after its commit, with the files that `choose` takes of those in the repository.
+
+    Without a network it comes from the cache: where one of `markers` lies, and `choose` accepts what is there.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
     # HTTPError: the base class of the HTTP client's errors, whichever client this version of the Hub's library uses.
@@ -106,8 +116,7 @@ def _from_hub(repository: str, revision: str) -> Path:
 
     try:
         siblings = HfApi().model_info(repository, revision=revision or None).siblings or []
-        wanted = files_that_matter([file.rfilename for file in siblings], repository)
-        patterns = [glob.escape(name) for name in wanted]
+        patterns = [glob.escape(name) for name in choose([file.rfilename for file in siblings])]
         return Path(snapshot_download(repository, revision=revision or None, allow_patterns=patterns))
     except RevisionNotFoundError as error:
         raise _no_such_revision(repository, revision) from error
@@ -118,23 +127,35 @@ def _from_hub(repository: str, revision: str) -> Path:
     except HFValidationError as error:
         raise UsageError(f"{repository!r} is no name for a repository", got=str(error)) from error
     except (OSError, HTTPError) as error:
-        return _from_cache(repository, revision, error)
+        return _from_cache(repository, revision, choose, markers, error)
 
 
-def _from_cache(repository: str, revision: str, cause: Exception) -> Path:
+def _from_cache(
+    repository: str,
+    revision: str,
+    choose: Callable[[list[str]], list[str]],
+    markers: Sequence[str],
+    cause: Exception,
+) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
-    for marker in MARKERS:
+    for marker in markers:
         found = try_to_load_from_cache(repository, marker, revision=revision or None)
-        if isinstance(found, str):
-            folder = Path(found).parent
-            if is_complete(root_files(folder)):
-                return folder
+        if isinstance(found, str) and _accepted(choose, Path(found).parent):
+            return Path(found).parent
     raise MissingError(
         f"the Hub can't be reached, and the local cache lacks {repository} at {revision or 'main'}",
         got=f"{type(cause).__name__}: {str(cause).splitlines()[0] if str(cause) else ''}",
         hint="run once with a network, set HF_ENDPOINT to a mirror, or download the model and name it dir:PATH",
     )
+
+
+def _accepted(choose: Callable[[list[str]], list[str]], folder: Path) -> bool:
+    """Whether the files of a snapshot suffice; a download that broke off left fewer."""
+    try:
+        return bool(choose(root_files(folder)))
+    except InputError:
+        return False
 
 
 def _no_such_model(repository: str) -> VlmedError:

@@ -1,99 +1,14 @@
-"""A model's files on disk or in a repository: which of them matter, and in which published layout they are."""
+"""A model's folder: its content as a revision, its configurations, and whether it wants to run code."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from vlmed.errors import InputError, UsageError
 from vlmed.hashing import digest, file_hash
-
-OPEN_CLIP_CONFIG = "open_clip_config.json"
-CONFIG = "config.json"
-ADAPTER_CONFIG = "adapter_config.json"
-MARKERS = (OPEN_CLIP_CONFIG, CONFIG, ADAPTER_CONFIG)
-
-# The first that exists is loaded. open_clip's own order: a repository may hold transformers' model.safetensors too.
-_OPEN_CLIP_WEIGHTS = (
-    "open_clip_model.safetensors",
-    "open_clip_pytorch_model.safetensors",
-    "open_clip_pytorch_model.bin",
-    "open_clip_pytorch_model.pth",
-    "model.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model.pth",
-    "model.pth",
-)
-_MODEL_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-_ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-_INDEX = ".index.json"
-
-# Configurations, tokenizers, preprocessing and, for those who allow it to run, code.
-_SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".py")
-
-
-def is_adapter(names: Collection[str]) -> bool:
-    """Whether these files are an adapter alone, whose base lies elsewhere."""
-    return ADAPTER_CONFIG in names and CONFIG not in names and OPEN_CLIP_CONFIG not in names
-
-
-def files_that_matter(names: Collection[str], where: str) -> list[str]:
-    """The files a model or adapter is loaded from, sorted: configurations and one set of weights, safetensors first.
-
-    Args:
-        names: All files at the root of the repository or folder.
-        where: The repository or folder, for the error.
-
-    Raises:
-        InputError: No known configuration, or no weights beside it.
-    """
-    if not any(marker in names for marker in MARKERS):
-        raise InputError("no model here", file=where, expected=f"one of {', '.join(MARKERS)}", got=_listed(names))
-    known = {*_OPEN_CLIP_WEIGHTS, *_MODEL_WEIGHTS, *_ADAPTER_WEIGHTS}
-    wanted = {name for name in names if name.endswith(_SIDE_FILES) and name not in known and not name.endswith(_INDEX)}
-    orders: list[tuple[str, ...]] = []
-    if not is_adapter(names):
-        orders.append(_OPEN_CLIP_WEIGHTS if OPEN_CLIP_CONFIG in names else _MODEL_WEIGHTS)
-    if ADAPTER_CONFIG in names:
-        orders.append(_ADAPTER_WEIGHTS)
-    for order in orders:
-        wanted |= _weights(names, order, where)
-    return sorted(wanted)
-
-
-def is_complete(names: Collection[str]) -> bool:
-    """Whether a model or adapter can be loaded from these files; a download that broke off left fewer."""
-    try:
-        files_that_matter(names, "")
-    except InputError:
-        return False
-    return True
-
-
-def _weights(names: Collection[str], order: tuple[str, ...], where: str) -> set[str]:
-    first = next((name for name in order if name in names), None)
-    if first is None:
-        raise InputError(
-            "no weights beside the configuration", file=where, expected=f"one of {', '.join(order)}", got=_listed(names)
-        )
-    if not first.endswith(_INDEX):
-        return {first}
-    stem, _, suffix = first.removesuffix(_INDEX).rpartition(".")
-    shard = re.compile(rf"{re.escape(stem)}-\d+-of-\d+\.{suffix}")
-    return {first, *(name for name in names if shard.fullmatch(name))}
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = ", ".join(sorted(names)[:12])
-    return f"{shown} and {len(names) - 12} more" if len(names) > 12 else shown or "no files"
+from vlmed.models.layouts import CONFIG, files_that_matter
 
 
 def root_files(folder: Path) -> list[str]:

@@ -16,12 +16,13 @@ BASE = {"errors", "hashing", "files", "progress"}
 MAY_USE = {
     "metrics": {"errors"},
     "suite": BASE | {"metrics"},
-    "data": BASE | {"suite"},
+    "data": BASE | {"suite", "metrics"},
     "leakage": BASE | {"suite", "data"},
     "results": BASE | {"suite", "metrics", "data", "leakage"},
     "leaderboard": BASE | {"suite", "metrics", "data", "leakage", "results"},
-    "models": BASE,
-    "evaluate": BASE | {"suite", "metrics", "data", "leakage", "results", "models"},
+    "models": BASE | {"metrics"},
+    "tuning": BASE | {"models"},
+    "evaluate": BASE | {"suite", "metrics", "data", "leakage", "results", "models", "tuning"},
     "demo": BASE | {"suite", "data", "models", "evaluate"},
 }
 WITHOUT_TORCH = {*BASE, "metrics", "suite", "data", "leakage", "results", "leaderboard"}

@@ -76,6 +76,27 @@ def test_small_galleries_equal_a_plain_argsort(size, items, dimensions, captions
     assert_plain(queries, gallery, keys[own], keys, own)
 
 
+@pytest.mark.parametrize("several", ["queries", "gallery", "both"])
+@pytest.mark.parametrize("block", [2**27, 8 * 300 * 7])
+def test_the_largest_cosine_of_several_vectors_counts(several, block, monkeypatch):
+    rng = np.random.default_rng(4)
+    queries, gallery = (rng.choice([-1.0, 0.5, 1.0], (300, 3, 5)) for _ in range(2))
+    if several != "both":
+        queries, gallery = (queries, gallery[:, 0]) if several == "queries" else (queries[:, 0], gallery)
+    keys = rng.integers(0, 100, 300)
+    monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block)
+    found = retrieve(queries, gallery, keys, keys)
+    ours, theirs = (
+        np.rint(unit(each.reshape(-1, 5)) * 2**25).astype(np.int64).reshape(300, -1, 5) for each in (queries, gallery)
+    )
+    scores = np.einsum("qkd,gld->qgkl", ours, theirs).max(axis=(2, 3))
+    for row, own in enumerate(np.diagonal(scores)):
+        order = np.argsort((keys == keys[row]) - 2 * scores[row], kind="stable")
+        assert found.ranks[row] == 1 + np.argmax((keys == keys[row])[order])
+        assert found.strict_ranks[row] == (scores[row] >= own).sum()
+        np.testing.assert_array_equal(found.top[row], order[:10])
+
+
 def test_a_gallery_by_hand():
     gallery = [[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]]
     found = retrieve([[1, 0], [1, 0], [0, 2]], gallery, ["a", "b", "a"], ["a", "b", "b", "a"], own=[0, 2, 0])
@@ -136,6 +157,10 @@ GOOD = {"queries": np.eye(3), "gallery": np.eye(3), "query_keys": [0, 1, 2], "ga
         ({"queries": np.diag([1, np.nan, 1])}, "row 1: query is not finite"),
         ({"gallery": np.diag([1, 1, np.inf])}, "row 2: gallery item is not finite"),
         ({"gallery": np.diag([0, 1, 1])}, "row 0: gallery item has no direction"),
+        ({"gallery": np.eye(9)[:, :3].reshape(3, 3, 3)}, "row 1: gallery item has no direction"),
+        ({"queries": np.diag([1, 1, np.inf])[:, None]}, "row 2: query is not finite"),
+        ({"queries": np.ones((3, 3, 2))}, "queries and gallery differ in dimension"),
+        ({"queries": np.ones((3, 0, 3))}, "queries are no table of numbers"),
         ({"query_keys": [0, 1]}, r"query keys do not fit\n  expected: integers or text \(3,\)"),
         ({"gallery_keys": [0.0, 1.0, 2.0]}, "gallery keys do not fit"),
         ({"query_keys": ["0", "1", "2"]}, "query and gallery keys differ in type"),

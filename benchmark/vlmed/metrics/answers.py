@@ -82,9 +82,15 @@ def candidates_of(question: str, target: str, choices: Iterable[str]) -> tuple[s
     """
     if polarity(target):
         return YES_NO
-    known = {**{_run(tokens(text)): text for text in choices if not polarity(text)}, _run(tokens(target)): target}
+    known = {**_runs(tuple(choices)), _run(tokens(target)): target}
     named = set(_mentions(_run(tokens(question)), known))
     return tuple(sorted(named if target in named and len(named) > 1 else known.values()))
+
+
+@lru_cache(maxsize=8)
+def _runs(choices: tuple[str, ...]) -> dict[tuple[str, ...], str]:
+    """Choices but words for yes and no, by their tokens."""
+    return {_run(tokens(text)): text for text in choices if not polarity(text)}
 
 
 def _lettered(text: str, candidates: tuple[str, ...]) -> str | None:

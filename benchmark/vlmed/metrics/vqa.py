@@ -75,7 +75,7 @@ def score_answers(
     closed: ArrayLike,
     candidates: Sequence[Sequence[str]],
     *,
-    lettered: bool = False,
+    lettered: ArrayLike = False,
 ) -> Answered:
     """Parses and scores the answers to N questions.
 
@@ -85,16 +85,17 @@ def score_answers(
         closed: Booleans (N,), whether the question is closed.
         candidates: For each closed question what may be answered, as `answers.candidates_of` gives it; not read for
             an open one.
-        lettered: Whether the prompts list them as A, B, ...
+        lettered: Whether the prompts list them as A, B, ...; one boolean, or one for each question, (N,).
 
     Raises:
         InputError: Lengths differ, something is no text, or a closed question lacks its target among its candidates;
             lists every row.
     """
-    shut = np.asarray(closed)
-    _refuse(_problems(answers, targets, shut, candidates))
-    rows = zip(answers, targets, shut.tolist(), candidates, strict=True)
-    scored = [_score_closed(*row[:2], row[3], lettered) if row[2] else _score_open(*row[:2]) for row in rows]
+    shut, letters = np.asarray(closed), np.asarray(lettered)
+    _refuse(_problems(answers, targets, shut, candidates, letters))
+    listed = np.broadcast_to(letters, shut.shape).tolist()
+    rows = zip(answers, targets, candidates, listed, shut.tolist(), strict=True)
+    scored = [_score_closed(*row) if is_closed else _score_open(*row[:2]) for *row, is_closed in rows]
     numbers = np.array([scores for _, scores in scored], np.float64).reshape(len(scored), 5)
     strata = [_stratum(target) if is_closed else OPEN for target, is_closed in zip(targets, shut, strict=True)]
     return Answered(tuple(parsed for parsed, _ in scored), np.array(strata, np.int64), *numbers.T.copy())
@@ -222,7 +223,11 @@ def _refuse(problems: Iterator[Problem]) -> None:
 
 
 def _problems(
-    answers: Sequence[str], targets: Sequence[str], closed: NDArray[Any], candidates: Sequence[Sequence[str]]
+    answers: Sequence[str],
+    targets: Sequence[str],
+    closed: NDArray[Any],
+    candidates: Sequence[Sequence[str]],
+    lettered: NDArray[Any],
 ) -> Iterator[Problem]:
     sizes = {"answers": len(answers), "targets": len(targets), "candidates": len(candidates)}
     if closed.ndim != 1 or closed.dtype != bool or not len(closed):
@@ -230,6 +235,9 @@ def _problems(
     elif set(sizes.values()) != {len(closed)}:
         got = ", ".join(f"{size} {name}" for name, size in sizes.items())
         yield Problem("the columns differ in length", expected=f"{len(closed)} of each", got=got)
+    elif lettered.dtype != bool or lettered.shape not in ((), closed.shape):
+        expected, got = f"a boolean, or {len(closed)} of them", f"{lettered.dtype} {lettered.shape}"
+        yield Problem("lettered is no column", expected=expected, got=got)
     else:
         for name, texts in (("answer", answers), ("target", targets)):
             wrong = np.array([not isinstance(text, str) for text in texts])

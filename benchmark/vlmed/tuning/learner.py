@@ -1,0 +1,210 @@
+"""An encoder with what a recipe puts on it: what trains in them, one step's gradients, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from peft import PeftModel
+from torch import nn
+from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from vlmed.errors import VlmedError
+from vlmed.models.protocols import DualEncoder, ImageEncoder
+from vlmed.tuning.anatomy import Parameters, blocks, image_parameters, text_parameters, whole
+from vlmed.tuning.batches import Pixels, Stream, in_order, rgb
+from vlmed.tuning.head import Head, Part, Prompts, make_head
+from vlmed.tuning.lora import lora_parameters, put_lora, remove_lora
+from vlmed.tuning.recipe import Recipe
+
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Learner:
+    """An encoder made ready for a recipe.
+
+    Attributes:
+        encoder: Trained in place.
+        head: What stands on it, such as a classifier.
+        trained: What trains in the encoder, by its name in `root`.
+        wrapped: The image tower under its LoRA, or None.
+        block_names: The encoder's blocks, by their names in `root`.
+        required: Which parameters wanted gradients before, by name.
+        batch: How many images are computed at once; shrinks where they don't fit into memory.
+    """
+
+    encoder: ImageEncoder
+    head: Part
+    trained: Parameters
+    wrapped: PeftModel | None
+    block_names: tuple[str, ...]
+    required: dict[str, bool]
+    recipe: Recipe
+    batch: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.batch = self.recipe.batch_size
+        for name, parameter in self.root.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+
+    @property
+    def root(self) -> nn.Module:
+        """The module in which parameters are named."""
+        return whole(self.encoder)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the image tower lies."""
+        return device_of(self.encoder)
+
+    def parameters(self) -> Parameters:
+        """All that trains, with the head."""
+        return {**self.trained, **self.head.parameters()}
+
+    def set_training(self, on: bool) -> None:
+        """Switch dropout on in the towers that train; batch norms keep their published statistics all the time."""
+        towers = [self.encoder.image_tower]
+        if isinstance(self.encoder, DualEncoder) and self.recipe.text == "trained":
+            towers.append(self.encoder.model)
+        for module in (module for tower in towers for module in tower.train(on).modules()):
+            if isinstance(module, _BatchNorm):
+                module.eval()
+
+    def start_step(self) -> None:
+        """Forget the gradients of the step before."""
+        for parameter in self.parameters().values():
+            parameter.grad = None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The recipe's precision for a training step."""
+        if self.recipe.precision == "auto" and self.device.type == "cuda" and torch.cuda.is_bf16_supported():
+            return torch.autocast("cuda", torch.bfloat16)
+        return nullcontext()
+
+    @torch.no_grad()
+    def features(self, pixels: Pixels, count: int) -> torch.Tensor:
+        """Embeddings float64 (N, D) on the CPU of `count` images, in eval mode and float32, as a saved model gives them.
+
+        Raises:
+            InputError: `pixels` gives something else than RGB images.
+            VlmedError: Not even one image fits into memory.
+        """
+        self.set_training(False)
+        stream = Stream(rgb(pixels), in_order(count, self.recipe.batch_size), self.device)
+        parts = [self.fitting(lambda batch=batch: self._batch_features(batch)) for _, batch in stream]  # type: ignore[misc]
+        return torch.cat(parts) if parts else torch.empty(0, self.encoder.dim, dtype=torch.float64)
+
+    def _batch_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        parts = [self.encoder.encode_images(part).cpu().double() for part in torch.split(pixels, self.batch)]
+        return torch.cat(parts)
+
+    def fitting(self, compute: Callable[[], _Result]) -> _Result:
+        """What `compute` gives, which takes at most `batch` images at once; that shrinks until they fit into memory.
+
+        Raises:
+            VlmedError: Not even one image fits into memory.
+        """
+        while True:
+            try:
+                return compute()
+            except torch.OutOfMemoryError as error:
+                if self.batch == 1:
+                    raise VlmedError(
+                        "a single image does not fit into the device's memory",
+                        got=" ".join(str(error).split())[:200],
+                        hint="use a device with more memory, a smaller model, or the method lora or partial",
+                    ) from error
+                self.batch = (self.batch + 1) // 2
+            # Out here the failed attempt's tensors are no longer referred to.
+            torch.cuda.empty_cache()
+
+    def release(self) -> None:
+        """Take a LoRA off, and leave modes and gradients as they were found; trained weights stay what they are."""
+        if self.wrapped is not None:
+            remove_lora(self.wrapped)
+        for name, parameter in self.root.named_parameters():
+            parameter.grad = None
+            parameter.requires_grad_(self.required[name])
+        self.set_training(False)
+
+
+@dataclass
+class Classifier(Learner):
+    """A learner whose head tells classes apart."""
+
+    head: Head
+
+    def backward(self, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """Leave the gradients of the batch's weighted mean cross-entropy in `.grad`; gives the loss, on the device.
+
+        Computed in parts of `batch` images whose gradients are summed, so that memory decides nothing but the time.
+
+        Args:
+            pixels: (B, 3, H, W).
+            targets: (B,) class indices.
+            weights: (C,) of the classes.
+
+        Raises:
+            VlmedError: Not even one image fits into memory.
+        """
+        return self.fitting(lambda: self._backward(pixels, targets, weights))
+
+    def _backward(self, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        self.start_step()
+        with self.autocast():
+            vectors = self.head.vectors()
+        # The parts share one graph of the texts: their gradients gather here and go back through it once.
+        shared = vectors.detach().requires_grad_(vectors.requires_grad)
+        total = torch.zeros((), device=pixels.device)
+        mass = weights[targets].sum()
+        for part, truth in zip(torch.split(pixels, self.batch), torch.split(targets, self.batch), strict=True):
+            with self.autocast():
+                features = self.encoder.encode_images(part)
+            logits = self.head.logits(features, shared)
+            loss = functional.cross_entropy(logits, truth, weights, reduction="sum") / mass
+            torch.autograd.backward(loss)
+            total += loss.detach()
+        if shared.grad is not None:
+            torch.autograd.backward(vectors, shared.grad)
+        return total
+
+    @torch.no_grad()
+    def logits(self, pixels: Pixels, count: int) -> torch.Tensor:
+        """Logits float64 (N, C) on the CPU for `count` images.
+
+        Raises:
+            InputError, VlmedError: As `features`.
+        """
+        features = self.features(pixels, count)
+        return self.head.logits(features, self.head.vectors().cpu().double())
+
+
+def make_learner(encoder: ImageEncoder, recipe: Recipe, prompts: Prompts) -> Classifier:
+    """Find what the recipe trains in the encoder, and put a LoRA or a head on it.
+
+    Raises:
+        UsageError: The encoder lacks what the recipe needs: texts, blocks, layers for a LoRA.
+        CheckError: No gradient comes through the encoder.
+    """
+    trained = image_parameters(encoder, recipe.scope == "partial")
+    if recipe.text == "trained" and isinstance(encoder, DualEncoder):
+        trained |= text_parameters(encoder)
+    head = make_head(encoder, recipe, prompts, device_of(encoder))
+    root = whole(encoder)
+    block_names = tuple(blocks(root))
+    required = {name: parameter.requires_grad for name, parameter in root.named_parameters()}
+    wrapped = None
+    if recipe.scope == "lora":
+        wrapped = put_lora(encoder, recipe.lora)
+        trained = lora_parameters(root)
+    return Classifier(encoder, head, trained, wrapped, block_names, required, recipe)
+
+
+def device_of(encoder: ImageEncoder) -> torch.device:
+    """Where the image tower lies."""
+    return next(encoder.image_tower.parameters()).device

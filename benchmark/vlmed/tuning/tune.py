@@ -1,0 +1,276 @@
+"""Tune an encoder on a classification task under one recipe, and predict with what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlmed.errors import UsageError
+from vlmed.files import write_text
+from vlmed.hashing import digest
+from vlmed.models.protocols import ImageEncoder
+from vlmed.progress import Progress, Silent
+from vlmed.tuning.batches import Labelled, Pixels, check_labels
+from vlmed.tuning.head import Prompts
+from vlmed.tuning.learner import Learner, device_of, make_learner
+from vlmed.tuning.proof import Proof, Snapshot, prove, snapshot, tensor_hash
+from vlmed.tuning.recipe import Recipe
+from vlmed.tuning.trial import DivergedError, Row, State, Trial, copy_into
+
+LOG = "training.jsonl"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the training took, over all learning rates that were tried.
+
+    Attributes:
+        samples_seen: Training samples x epochs done.
+        trained_parameters: Numbers that trained, with the head's.
+        steps: Optimiser steps.
+        flops: Floating-point operations of the steps' forward and backward passes, validation left out. Counted in the
+            first step of each learning rate and multiplied, so a smaller last batch counts as a whole one.
+        seconds: Time in the epochs' training, validation left out.
+    """
+
+    samples_seen: int
+    trained_parameters: int
+    steps: int
+    flops: int
+    seconds: float
+
+    @property
+    def training(self) -> float:
+        """Training samples seen x trained parameters, the cost of Zhong et al. 2025."""
+        return float(self.samples_seen) * self.trained_parameters
+
+
+@dataclass
+class Tuned:
+    """An encoder tuned in place. As a context manager it gives the encoder its old weights back at the end.
+
+    Attributes:
+        learner: Encoder and head.
+        classes: Their names in order.
+        chosen: `lr`, `epoch` and `val_loss`, which the validation set chose, and `val_losses` by learning rate.
+        proof: What changed.
+        cost: What it took.
+        log: A row per learning rate and epoch, of which 0 is before training: `epoch`, `train_loss`, `val_loss`, `lr`,
+            `seconds`, `images_per_second`, `data_wait_seconds`, `peak_memory_bytes` (None on a CPU), `images_at_once`.
+        notes: What a reader of the result should know.
+    """
+
+    learner: Learner
+    classes: tuple[str, ...]
+    chosen: dict[str, Any]
+    proof: Proof
+    cost: Cost
+    log: list[Row]
+    notes: list[str]
+    _before: Snapshot
+    _undone: bool = False
+
+    def probabilities(self, pixels: Pixels, count: int) -> NDArray[np.float64]:
+        """Class probabilities (N, C) of `count` images; `pixels` as in `Labelled`.
+
+        Raises:
+            UsageError: The encoder has its old weights again.
+        """
+        self.check()
+        probabilities: NDArray[np.float64] = self.learner.logits(pixels, count).softmax(dim=-1).numpy()
+        return probabilities
+
+    def check(self) -> None:
+        """See that the encoder still has its tuned weights.
+
+        Raises:
+            UsageError: It has not.
+        """
+        if self._undone:
+            raise UsageError("the encoder has its old weights again", hint="predict and save before undo()")
+
+    def undo(self) -> None:
+        """Give the encoder the weights that it had before, bit for bit."""
+        if not self._undone:
+            copy_into(self.learner, self._before.trained)
+            self.learner.release()
+            self._undone = True
+
+    def __enter__(self) -> Tuned:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.undo()
+
+
+def tune(
+    encoder: ImageEncoder,
+    recipe: Recipe,
+    train: Labelled,
+    val: Labelled,
+    classes: Prompts,
+    *,
+    seed: int = 0,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Train the encoder in place, at each of the recipe's learning rates from the same start, and keep the best.
+
+    Test samples are no argument: nothing here can look at them.
+
+    Args:
+        encoder: In eval mode; a `DualEncoder` where prompts are the classifier.
+        train, val: Samples to learn from, and to stop and choose by.
+        classes: Class name -> its prompts, in class order; with a linear head the prompts may be empty.
+        seed: Decides order, dropout, the start of a LoRA and of a linear head.
+        folder: Where checkpoints (`trial-N.pt`, one per learning rate, replaced after every epoch) and the log go. A
+            training that was killed is taken up from there.
+        progress: Told about every epoch's images.
+
+    Raises:
+        InputError: Labels that nothing can be learnt from, or images of the wrong shape.
+        UsageError: The encoder lacks what the recipe needs, or the folder holds another training's checkpoints.
+        CheckError: The proof failed: see `prove`. Or no gradient comes through the encoder.
+        VlmedError: The loss became NaN at every learning rate, or a single image doesn't fit into memory.
+    """
+    names = tuple(classes)
+    notes = check_labels(train, val, names)
+    weights = _class_weights(recipe, train.labels, len(names))
+    with _seeded(device_of(encoder), seed):
+        learner = make_learner(encoder, recipe, classes)
+        before = snapshot(learner.root, learner.parameters())
+        try:
+            key = _key(recipe, seed, classes, train, val, before)
+            runner = _Runner(learner, before, train, val, seed, weights, key, folder, progress or Silent())
+            trials = runner.run(notes)
+            best, state = min(trials, key=lambda trial: trial[1].best_loss)
+            copy_into(learner, best.best)
+            proof = prove(before, learner.root, learner.parameters(), learner.block_names)
+        except BaseException:
+            copy_into(learner, before.trained)
+            learner.release()
+            raise
+    log = [row for _, each in trials for row in each.log]
+    notes += _notes(learner, state)
+    chosen = {
+        "lr": best.lr,
+        "epoch": state.best_epoch,
+        "val_loss": state.best_loss,
+        "val_losses": {f"{trial.lr:g}": each.best_loss for trial, each in trials},
+    }
+    return Tuned(learner, names, chosen, proof, _cost(trials, proof, len(train)), log, notes, before)
+
+
+@dataclass
+class _Runner:
+    """Tries the recipe's learning rates one after another."""
+
+    learner: Learner
+    before: Snapshot
+    train: Labelled
+    val: Labelled
+    seed: int
+    weights: torch.Tensor
+    key: str
+    folder: Path | None
+    progress: Progress
+
+    def run(self, notes: list[str]) -> list[tuple[Trial, State]]:
+        """Every trial that did not diverge.
+
+        Raises:
+            DivergedError: All did.
+        """
+        done: list[tuple[Trial, State]] = []
+        failed: list[DivergedError] = []
+        for number, lr in enumerate(self.learner.recipe.lr):
+            copy_into(self.learner, self.before.trained)
+            try:
+                done.append(self._try(number, lr))
+            except DivergedError as error:
+                failed.append(error)
+                problem = error.problems[0]
+                notes.append(f"the learning rate {lr:g} diverged in {problem.path}")
+            self._write_log(done)
+        if not done:
+            raise DivergedError([problem for error in failed for problem in error.problems])
+        return done
+
+    def _try(self, number: int, lr: float) -> tuple[Trial, State]:
+        recipe = self.learner.recipe
+        self.learner.batch = recipe.batch_size
+        checkpoint = self.folder / f"trial-{number}.pt" if self.folder else None
+        with self.progress.task(f"training at {lr:g}", len(self.train) * recipe.epochs, "images") as advance:
+            trial = Trial(
+                self.learner, self.train, self.val, lr, self.seed, self.weights, self.key, checkpoint, advance
+            )
+            return trial, trial.run()
+
+    def _write_log(self, trials: Sequence[tuple[Trial, State]]) -> None:
+        if self.folder:
+            rows = [row for _, state in trials for row in state.log]
+            write_text(self.folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+@contextlib.contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Torch's generators start from the seed inside and are as they were outside."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def _class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: int) -> torch.Tensor:
+    """(C,) float32. A class absent from train weighs 1; only val can meet it."""
+    weights = np.ones(classes, np.float32)
+    if recipe.class_weights == "balanced":
+        present, counts = np.unique(labels, return_counts=True)
+        weights[present] = len(labels) / (len(present) * counts)
+    return torch.from_numpy(weights)
+
+
+def _key(recipe: Recipe, seed: int, classes: Prompts, train: Labelled, val: Labelled, before: Snapshot) -> str:
+    weights = {**before.frozen, **{name: tensor_hash(tensor) for name, tensor in before.trained.items()}}
+    labels = [hashlib.sha256(each.labels.tobytes()).hexdigest() for each in (train, val)]
+    prompts = [[name, list(texts)] for name, texts in classes.items()]
+    # With JSON's lists in place of tuples.
+    return digest(json.loads(json.dumps([asdict(recipe), seed, prompts, labels, weights])))
+
+
+def _notes(learner: Learner, state: State) -> list[str]:
+    notes = []
+    if learner.batch < learner.recipe.batch_size:
+        notes.append(
+            f"{learner.recipe.batch_size} images did not fit into memory: computed {learner.batch} at a time, their "
+            "gradients summed, so the effective batch is the recipe's"
+        )
+    start = state.log[0]["val_loss"]
+    if start is not None and state.best_loss >= start:
+        notes.append(f"training never lowered the validation loss: {start:.4g} before, {state.best_loss:.4g} at best")
+    if state.best_epoch == learner.recipe.epochs:
+        notes.append("the last epoch was the best: more epochs might still have helped")
+    return notes
+
+
+def _cost(trials: Sequence[tuple[Trial, State]], proof: Proof, samples: int) -> Cost:
+    batch = trials[0][0].learner.recipe.batch_size
+    steps = [state.epoch * -(-samples // batch) for _, state in trials]
+    return Cost(
+        samples_seen=sum(samples * state.epoch for _, state in trials),
+        trained_parameters=proof.trained_parameters,
+        steps=sum(steps),
+        flops=sum(count * state.step_flops for count, (_, state) in zip(steps, trials, strict=True)),
+        seconds=sum(float(row["seconds"] or 0) for _, state in trials for row in state.log),
+    )

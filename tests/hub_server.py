@@ -5,7 +5,8 @@
         subprocess.run([...], env={**os.environ, **hub.environment(cache)})
 
 It answers model information by revision (commit, siblings), the file tree, and `resolve` with `X-Repo-Commit` and
-`ETag`; large files redirect to another path as LFS does; unknown repositories and revisions are 404, gated files 401.
+`ETag`; large files redirect to another host as LFS does; unknown repositories and revisions are 404, gated files 401.
+What goes wrong on a real network is put into `faults`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import hashlib
 import json
 import re
 import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,13 +38,45 @@ class Repository:
         return revision if revision in self.commits else self.refs.get(revision)
 
 
+@dataclass
+class Fault:
+    """Something that goes wrong with the next `times` requests whose `METHOD path` matches a regular expression.
+
+    Attributes:
+        status: Answered in place of what was asked for; 0 answers as usual, except for what the rest says.
+        cut: Break off after that many bytes.
+        pause: Seconds to wait before every 1,000 bytes.
+    """
+
+    request: str
+    status: int = 0
+    times: int = 1
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int = -1
+    pause: float = 0.0
+
+
 class HubServer:
-    """The server; `requests` holds every request as `METHOD path`, `token` opens gated repositories."""
+    """The server.
+
+    Attributes:
+        requests: Every request as `METHOD path`.
+        authorizations: Host and `Authorization` header of every request, empty where it had none.
+        ranges: Every `Range` header.
+        token: Opens gated repositories.
+        faults: What goes wrong next.
+        after_information: Called after each answer about a repository, as if somebody pushed just then.
+    """
 
     def __init__(self, token: str = "hf_test") -> None:
         self.token = token
+        self.faults: list[Fault] = []
+        self.ranges: list[str] = []
+        self.authorizations: list[tuple[str, str]] = []
+        self.after_information: Callable[[], object] = lambda: None
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
+        self._stopped = False
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -57,15 +92,19 @@ class HubServer:
         self.stop()
 
     def stop(self) -> None:
-        """Take the network down."""
+        """Take the network down, connections that are still open included."""
+        self._stopped = True
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
 
-    def add(self, repository: str, folder: Path, *, tag: str = "", gated: bool = False) -> str:
-        """Commit a folder's files to `main`, and to a tag if one is given; returns the 40-hex commit."""
+    def add(
+        self, repository: str, folder: Path, *, tag: str = "", gated: bool = False, more: dict[str, bytes] | None = None
+    ) -> str:
+        """Commit a folder's files, and more, to `main`, and to a tag if one is given; returns the 40-hex commit."""
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        files |= more or {}
         entry = self.repositories.setdefault(repository, Repository())
         content = "".join(f"{name} {_sha1(data)}\n" for name, data in sorted(files.items()))
         commit = _sha1(f"{repository} {len(entry.commits)}\n{content}".encode())
@@ -81,7 +120,9 @@ class HubServer:
     def downloaded(self) -> set[str]:
         """The files whose content was asked for."""
         paths = (request.partition(" ")[2] for request in self.requests if request.startswith("GET "))
-        return {match[1] for path in paths if (match := re.search(r"/(?:resolve/|lfs/.+/)[0-9a-f]{40}/(.+)", path))}
+        return {
+            unquote(match[1]) for path in paths if (match := re.search(r"/(?:resolve/|lfs/.+/)[0-9a-f]{40}/(.+)", path))
+        }
 
 
 def _sha1(data: bytes) -> str:
@@ -108,6 +149,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: _Server
+    fault: Fault
 
     @property
     def hub(self) -> HubServer:
@@ -123,11 +165,24 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
+        if self.hub._stopped:
+            self.close_connection = True
+            return
         path = urlsplit(self.path).path
-        self.hub.requests.append(f"{self.command} {path}")
-        if match := re.fullmatch(r"/api/models/(.+?)(?:/(revision|tree)/([^/]+))?", path):
+        request = f"{self.command} {path}"
+        self.hub.requests.append(request)
+        self.hub.authorizations.append((self.headers["Host"].partition(":")[0], self.headers.get("Authorization", "")))
+        self.hub.ranges += filter(None, [self.headers.get("Range")])
+        self.fault = next((fault for fault in self.hub.faults if re.fullmatch(fault.request, request)), Fault(""))
+        if self.fault in self.hub.faults:
+            self.fault.times -= 1
+            if not self.fault.times:
+                self.hub.faults.remove(self.fault)
+        if self.fault.status:
+            self._send(self.fault.status, b"{}", self.fault.headers)
+        elif match := re.fullmatch(r"/api/(?:models/)?(.+?)(?:/(revision|tree)/([^/]+))?", path):
             self._information(match[1], match[2] or "revision", unquote(match[3] or "main"))
-        elif match := re.fullmatch(r"/lfs/([^/]+/[^/]+)/([^/]+)/(.+)", path):
+        elif match := re.fullmatch(r"/lfs/(.+?)/([0-9a-f]{40})/(.+)", path):
             self._send(200, self.hub.repositories[match[1]].commits[match[2]][unquote(match[3])])
         elif match := re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", path):
             self._resolve(match[1], unquote(match[2]), unquote(match[3]))
@@ -154,9 +209,13 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "tree":
             self._json([_entry(file, data) for file, data in sorted(files.items())])
             return
-        siblings = [{"rfilename": file} for file in sorted(files)]
+        sized = "blobs=true" in urlsplit(self.path).query.lower()
+        siblings = [
+            {"rfilename": file} | ({"size": len(data)} if sized else {}) for file, data in sorted(files.items())
+        ]
         gated = "manual" if repository.gated else False
         self._json({"id": name, "modelId": name, "sha": commit, "gated": gated, "private": False, "siblings": siblings})
+        self.hub.after_information()
 
     def _resolve(self, name: str, revision: str, file: str) -> None:
         found = self._commit(name, revision)
@@ -196,4 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(body)
+            self._write(body)
+
+    def _write(self, body: bytes) -> None:
+        sent = body if self.fault.cut < 0 else body[: self.fault.cut]
+        for start in range(0, len(sent), 1000 if self.fault.pause else len(sent)):
+            time.sleep(self.fault.pause)
+            self.wfile.write(sent[start : start + (1000 if self.fault.pause else len(sent))])
+        self.close_connection = self.close_connection or len(sent) < len(body)

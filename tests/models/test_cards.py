@@ -131,7 +131,7 @@ def test_known_references_find_their_card(ref, name):
         "google/medgemma-4b-xt",
         "open_clip:ViT-B-32/datacomp_xl_s13b_b90k",
         "dir:./vinid/plip",
-        "endpoint:http://localhost:8000/v1",
+        "endpoint:http://localhost:8000/v1#llava",
         "control:random",
         "control:blank/vinid/plip",
     ],

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 import factories
+from hub_server import Fault
 from vlmed.errors import InputError, MissingError, UsageError
 from vlmed.models.load import load_model
 from vlmed.models.reference import parse_reference
-from vlmed.models.resolve import Resolved, resolve
+from vlmed.models.resolve import Resolved, download, resolve
 
 
 def find(text: str) -> Resolved:
@@ -104,6 +105,24 @@ def test_branch_tag_and_commit_pin_the_same_commit(hub, checkpoints) -> None:
     assert len(commit) == 40
     for text in ("org/tiny", "org/tiny@main", "org/tiny@v1", f"org/tiny@{commit}"):
         assert find(text).revision == commit
+
+
+def test_a_data_set_repository_is_not_the_model_of_its_name(hub, checkpoints) -> None:
+    model = hub.add("org/tiny", checkpoints["clip"], tag="v1")
+    data = hub.add("datasets/org/tiny", checkpoints["vit"], tag="v1", more={"train.csv": b"a data set"})
+    online = find("datasets/org/tiny@v1")
+    assert (online.revision, str(online.reference)) == (data, "hf:datasets/org/tiny@v1")
+    assert not (online.path / "train.csv").exists()
+    assert find("org/tiny@v1").revision == model
+    hub.stop()
+    assert find("datasets/org/tiny@v1") == online
+    assert find("org/tiny@v1").revision == model
+
+
+def test_a_data_set_repository_that_does_not_exist(hub, checkpoints) -> None:
+    hub.add("org/tiny", checkpoints["clip"])
+    with pytest.raises(UsageError, match="'datasets/org/tiny' does not exist"):
+        find("datasets/org/tiny")
 
 
 def test_revisions_are_told_apart(hub, checkpoints, copy: Path) -> None:
@@ -221,6 +240,125 @@ def test_the_library_s_environment_variables_are_respected(hub, checkpoints, tmp
     ).stdout
     assert offline == online
     assert not hub.requests
+
+
+# A Hub that moves, fails, dawdles or is not to be trusted
+
+
+def test_a_push_between_look_up_and_download_changes_nothing(hub, checkpoints, copy: Path) -> None:
+    old = hub.add("org/tiny", checkpoints["clip"])
+    (copy / "config.json").write_text("{}")
+    pushes = iter([lambda: hub.add("org/tiny", copy)])
+    hub.after_information = lambda: next(pushes, lambda: None)()
+    found = find("org/tiny")
+    assert hub.repositories["org/tiny"].refs["main"] != old
+    assert found.revision == old
+    assert (found.path / "config.json").read_bytes() == (checkpoints["clip"] / "config.json").read_bytes()
+    hub.stop()
+    assert find("org/tiny") == found
+
+
+def test_a_failed_download_never_becomes_an_older_revision(hub, checkpoints, copy: Path) -> None:
+    hub.add("org/tiny", checkpoints["clip"])
+    find("org/tiny")
+    (copy / "config.json").write_text('{"a": 1}')
+    new = hub.add("org/tiny", copy)
+    hub.faults += [Fault(".* /org/tiny/resolve/.*", 403, times=99)]
+    with pytest.raises(MissingError, match="HTTP 403") as caught:
+        find("org/tiny")
+    assert new in str(caught.value)
+    assert "permissions" in str(caught.value)
+
+
+def test_a_busy_hub_is_asked_again_when_it_says(hub, checkpoints, monkeypatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("vlmed.models.resolve.time.sleep", waited.append)
+    commit = hub.add("org/tiny", checkpoints["clip"])
+    information = "GET /api/models/org/tiny(/revision/main)?"
+    hub.faults += [Fault(information, 429, headers={"Retry-After": "7"}), Fault(information, 503, times=2)]
+    assert find("org/tiny").revision == commit
+    assert [seconds for seconds in waited if seconds] == [7.0, 2.0, 4.0]
+
+
+def test_a_hub_that_stays_busy_is_told_apart_from_no_network(hub, checkpoints, monkeypatch) -> None:
+    monkeypatch.setattr("vlmed.models.resolve.time.sleep", lambda _: None)
+    hub.add("org/tiny", checkpoints["clip"])
+    for status, headers, asked in ((429, {"Retry-After": "3600"}, 1), (500, {}, 5), (403, {}, 1)):
+        hub.faults = [Fault("GET /api/models/.*", status, times=99, headers=headers)]
+        hub.requests.clear()
+        with pytest.raises(MissingError, match=f"HTTP {status}"):
+            find("org/tiny")
+        assert len(hub.requests) == asked
+
+
+def test_a_download_that_breaks_off_goes_on_where_it_ended(hub, checkpoints, monkeypatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    hub.add("org/tiny", checkpoints["clip"])
+    hub.faults += [Fault("GET /lfs/.*/model.safetensors", cut=20_000)]
+    path = find("org/tiny").path
+    assert (path / "model.safetensors").read_bytes() == (checkpoints["clip"] / "model.safetensors").read_bytes()
+    assert sum(request.startswith("GET /lfs/") for request in hub.requests) == 2
+    assert hub.ranges == ["bytes=20000-"]
+
+
+def test_a_slow_download_arrives(hub, checkpoints) -> None:
+    hub.add("org/tiny", checkpoints["clip"])
+    hub.faults += [Fault("GET /org/tiny/resolve/.*/tokenizer.json", pause=0.02)]
+    assert (find("org/tiny").path / "tokenizer.json").stat().st_size > 2000
+
+
+def test_a_token_goes_to_the_hub_alone(hub, checkpoints, monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    hub.add("org/gated", checkpoints["clip"], gated=True)
+    find("org/gated")
+    assert {host for host, header in hub.authorizations if header} == {"127.0.0.1"}
+    assert ("localhost", "") in hub.authorizations
+
+
+def test_paths_that_leave_the_repository_are_never_asked_for(hub, checkpoints, tmp_path: Path) -> None:
+    evil = {"../../evil.json": b"{}", "/tmp/evil.txt": b"", "..\\evil.json": b"{}", "onnx/config.json": b"{}"}
+    hub.add("org/tiny", checkpoints["clip"], more=evil)
+    path = find("org/tiny").path
+    assert not any("evil" in name or "onnx" in name for name in hub.downloaded())
+    assert {file.name for file in path.iterdir()} == {file.name for file in checkpoints["clip"].iterdir()}
+    assert not [file for file in tmp_path.rglob("*evil*") if "hub-cache" not in file.name]
+
+
+def test_a_file_too_large_for_its_name_is_not_downloaded(hub, checkpoints) -> None:
+    hub.add("org/large", checkpoints["clip"], more={"chat_template.jinja": b" " * (2 << 20)})
+    with pytest.raises(InputError, match="too large") as caught:
+        find("org/large")
+    assert "org/large: chat_template.jinja" in str(caught.value)
+    assert "2,097,152" in str(caught.value)
+    assert hub.downloaded() == set()
+
+
+def test_no_progress_bar_where_nobody_sees_it(hub, checkpoints, capfd) -> None:
+    hub.add("org/tiny", checkpoints["clip"])
+    find("org/tiny")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_companions_are_pinned_and_cached_too(hub, checkpoints, copy: Path) -> None:
+    old = hub.add("org/tokenizer", checkpoints["clip"])
+    pushes = iter([lambda: hub.add("org/tokenizer", copy, more={"vocab.json": b"{}"})])
+    hub.after_information = lambda: next(pushes, lambda: None)()
+    path = download("org/tokenizer", ["vocab.json", "merges.txt", "absent.txt"])
+    assert path.name == old
+    assert hub.downloaded() == {"vocab.json", "merges.txt"}
+    hub.stop()
+    assert download("org/tokenizer", ["vocab.json", "merges.txt"]) == path
+
+
+def test_a_file_that_changes_after_it_was_hashed_is_noticed(copy: Path) -> None:
+    found = find(f"dir:{copy}")
+    found.check_unchanged()
+    (copy / "vocab.json").write_text("{}")
+    (copy / "merges.txt").unlink()
+    with pytest.raises(InputError, match="changed while") as caught:
+        found.check_unchanged()
+    assert "merges.txt, vocab.json" in str(caught.value)
 
 
 # open_clip's own names

@@ -4,31 +4,64 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import load_peft_weights
 from torch import nn
+from transformers import GenerationMixin
 
 from vlmed.errors import InputError, Problem, UsageError
 from vlmed.models.hf import image_half
-from vlmed.models.layouts import ADAPTER_CONFIG
+from vlmed.models.layouts import ADAPTER_CONFIG, is_adapter
 from vlmed.models.protocols import AdapterInfo
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import Resolved, resolve
-from vlmed.models.snapshot import read_config
+from vlmed.models.snapshot import read_config, root_files
 
 _PREFIX = "base_model.model."
-_LORA = (".lora_A", ".lora_B", ".lora_embedding_A", ".lora_embedding_B")
+_WRITING_TASKS = ("CAUSAL_LM", "SEQ_2_SEQ_LM")
+# Their layers choose by input, by task, or beside the model: no fixed weights do the same.
+_UNMERGED = ("LILY", "POLY", "SHADOW", "XLORA")
+# Where libraries keep one side of a model.
+_SIDES = (
+    "visual",
+    "vision_model",
+    "image_model",
+    "text_model",
+    "text",
+    "model",
+    *(f"{inside}{side}" for inside in ("", "model.") for side in ("vision_tower", "language_model")),
+    "model.visual",
+    "model.vision_model",
+)
+# Relative. A merge of nothing may multiply by a rotation that is the identity up to float32's last digit.
+_ROUNDING = 1e-6
 
 
-def base_reference(folder: Path) -> Reference:
-    """The base that an adapter's config names.
+def base_of(adapter: Resolved) -> Reference:
+    """The base that an adapter is put on where nobody names another one.
 
     Raises:
-        UsageError: It names none, or one that can't be a model.
+        UsageError: Its config names none, or one that can't be a model; or it comes from the Hub and names a folder.
     """
+    base = _named_base(adapter.path)
+    if base.scheme == "dir" and adapter.reference.scheme != "dir":
+        raise UsageError(
+            "an adapter from the Hub names a folder as its base",
+            file=adapter.reference,
+            path="$.base_model_name_or_path",
+            expected="a repository",
+            got=repr(base.location),
+            hint="name the base with --model, and give the adapter with --adapter",
+        )
+    return base
+
+
+def _named_base(folder: Path) -> Reference:
     config = read_config(folder / ADAPTER_CONFIG)
     named, revision = config.get("base_model_name_or_path"), config.get("revision")
     if not named:
@@ -60,7 +93,7 @@ def check_base(adapter: Resolved, base: Resolved) -> list[str]:
     """
     if not read_config(adapter.path / ADAPTER_CONFIG).get("base_model_name_or_path"):
         return ["the adapter doesn't name its base; only layers and shapes were compared"]
-    named = base_reference(adapter.path)
+    named = _named_base(adapter.path)
     if "dir" not in (named.scheme, base.reference.scheme):
         expected = _expected_commit(named, adapter, base)
     elif base.reference.scheme == "dir" and named.revision.startswith("sha256:"):
@@ -96,19 +129,46 @@ def _other_base(what: str, named: Reference, adapter: Resolved, base: Resolved) 
     )
 
 
+def adapter_chain(top: Resolved, find: Callable[[Reference], Resolved] = resolve) -> list[Resolved]:
+    """The base and the adapters on it, from the lowest up: an adapter may name another adapter as its base.
+
+    Args:
+        find: Finds the files of each.
+
+    Raises:
+        UsageError: An adapter names no base, or from the Hub a folder; or they name each other.
+        MissingError, InputError: One can't be had, or is no model.
+    """
+    chain = [top]
+    while is_adapter(root_files(chain[0].path)):
+        below = find(base_of(chain[0]))
+        if any(below.path.resolve() == each.path.resolve() for each in chain):
+            raise UsageError(
+                "the adapters name each other as their base",
+                file=chain[0].path / ADAPTER_CONFIG,
+                path="$.base_model_name_or_path",
+                expected="a model, or an adapter on one",
+                got=str(below.reference),
+            )
+        chain.insert(0, below)
+    return chain
+
+
 def apply_adapter(model: nn.Module, adapter: Resolved, base: Resolved) -> AdapterInfo:
-    """Merge an adapter into a model's weights, in place.
+    """Merge an adapter into a model's weights, in place; several are put on one after the other.
 
     Raises:
         UsageError: The adapter is for another task or of a kind that isn't merged into weights.
         InputError: It doesn't fit the model: lists every missing layer and wrong shape.
     """
-    config = _config(adapter)
+    config = _config(adapter, writes_text=isinstance(model, GenerationMixin))
     weights = load_peft_weights(str(adapter.path), device="cpu")
     # PEFT freezes what it wraps; the model leaves here as trainable as it came.
     trainable = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-    wrapped = _fit(model, config, weights, adapter)
-    _refuse_bypassed(wrapped, weights, adapter)
+    before = _fingerprints(model)
+    # PEFT writes into the config that it is given.
+    wrapped = PeftModel(_fit(model, config, weights, adapter), copy.deepcopy(config))
+    bypassed = _bypassed(wrapped)
     set_peft_model_state_dict(wrapped, weights)
     merged = wrapped.merge_and_unload(safe_merge=True)
     if type(merged) is type(model):
@@ -117,66 +177,94 @@ def apply_adapter(model: nn.Module, adapter: Resolved, base: Resolved) -> Adapte
             model.add_module(name, layer)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trainable.get(name, True))
+    moved = _moved(before, _fingerprints(model))
+    _refuse_bypassed([name for name, part in model.named_modules() if part in bypassed], moved, adapter)
     return AdapterInfo(
         ref=str(adapter.reference),
         revision=adapter.revision,
         peft_type=config.peft_type.value,
         parameters=sum(tensor.numel() for tensor in weights.values()),
         base_ref=config.base_model_name_or_path or str(base.reference),
-        changes_nothing=_changes_nothing(weights),
+        changes_nothing=not moved,
     )
 
 
-def _config(adapter: Resolved) -> PeftConfig:
+def _config(adapter: Resolved, writes_text: bool) -> PeftConfig:
     where = f"{adapter.reference}: {ADAPTER_CONFIG}"
     try:
         config = PeftConfig.from_pretrained(str(adapter.path))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError("PEFT can't read the adapter's config", file=where, got=str(error)) from error
-    if config.task_type not in (None, "FEATURE_EXTRACTION"):
+    if config.is_prompt_learning or config.is_adaption_prompt or config.peft_type.value in _UNMERGED:
         raise UsageError(
-            "the adapter was trained for another task",
-            file=where,
-            path="$.task_type",
-            expected="null or 'FEATURE_EXTRACTION'",
-            got=repr(str(getattr(config.task_type, "value", config.task_type))),
-        )
-    if config.is_prompt_learning or config.is_adaption_prompt:
-        raise UsageError(
-            "this kind of adapter is not merged into weights, so it can't go on an encoder",
+            "this kind of adapter is not merged into weights, so it can't be evaluated",
             file=where,
             path="$.peft_type",
             expected="LORA or another kind that PEFT merges",
             got=repr(config.peft_type.value),
         )
+    tasks = ("FEATURE_EXTRACTION", *(_WRITING_TASKS if writes_text else ()))
+    if config.task_type is not None and config.task_type not in tasks:
+        raise UsageError(
+            "the adapter was trained for another task",
+            file=where,
+            path="$.task_type",
+            expected=" or ".join(["null", *(repr(task) for task in tasks)]),
+            got=repr(str(getattr(config.task_type, "value", config.task_type))),
+        )
     return config
 
 
-def _parts(model: nn.Module) -> list[nn.Module]:
-    """What an adapter may have been trained on: the whole model, or its image tower, here or in its own library."""
-    parts = [model, *(getattr(model, name) for name in ("visual", "vision_model") if hasattr(model, name))]
-    return [*parts, image_half(model)] if hasattr(model, "get_image_features") else parts
+def _parts(model: nn.Module, config: PeftConfig) -> list[nn.Module]:
+    """What an adapter may have been trained on, most likely first: the whole model or one side of it.
+
+    The two towers of a model may have the same layers; then the class decides that PEFT wrote down, or the image side.
+    """
+    named = dict(model.named_modules())
+    parts = [model, *(named[path] for path in _SIDES if path in named)]
+    if hasattr(model, "get_text_features"):
+        parts.append(image_half(model))
+    trained_on = (config.auto_mapping or {}).get("base_model_class")
+    return sorted(parts, key=lambda part: type(part).__name__ != trained_on)
 
 
-def _fit(model: nn.Module, config: PeftConfig, weights: dict[str, torch.Tensor], adapter: Resolved) -> PeftModel:
-    """The part of the model, wrapped, in which the adapter's layers are exactly the ones its config asks for."""
+def _fit(model: nn.Module, config: PeftConfig, weights: dict[str, torch.Tensor], adapter: Resolved) -> nn.Module:
+    """The part of the model in which the adapter's layers are exactly the ones its config asks for."""
     misfits: list[list[Problem]] = []
     no_layer = ""
-    for part in _parts(model):
+    for part in _parts(model, config):
         try:
-            # PEFT writes into the config and the model; both must be untouched for the next try.
-            wrapped = PeftModel(part, copy.deepcopy(config))
+            wrapped = PeftModel(part, _without_start(config))
         except ValueError as error:
             no_layer = no_layer or str(error)
             continue
-        problems = _differences(wrapped, weights, adapter)
-        if not problems:
-            return wrapped
+        problems = _differences(wrapped, _renamed(wrapped, weights), adapter)
         wrapped.unload()
+        if not problems:
+            return part
         misfits.append(problems)
     if misfits:
         raise InputError(min(misfits, key=len))
     raise InputError("no layer of the model is a target of the adapter", file=adapter.reference, got=no_layer)
+
+
+def _without_start(config: PeftConfig) -> PeftConfig:
+    """A copy to try layers with: some LoRAs, such as PiSSA's, begin by taking their share out of the model."""
+    trial = copy.deepcopy(config)
+    if hasattr(trial, "init_lora_weights"):
+        trial.init_lora_weights = True
+    return trial
+
+
+def _renamed(wrapped: PeftModel, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights by the names that layers have in this transformers; PEFT does the same when it loads them."""
+    try:
+        from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
+    except ImportError:
+        return weights
+    config = wrapped.peft_config["default"]
+    renamed: dict[str, torch.Tensor] = convert_peft_adapter_state_dict_for_transformers(wrapped, config, weights)
+    return renamed
 
 
 def _differences(wrapped: PeftModel, weights: dict[str, torch.Tensor], adapter: Resolved) -> list[Problem]:
@@ -195,25 +283,43 @@ def _differences(wrapped: PeftModel, weights: dict[str, torch.Tensor], adapter: 
     return problems
 
 
-def _refuse_bypassed(wrapped: PeftModel, weights: dict[str, torch.Tensor], adapter: Resolved) -> None:
-    """`nn.MultiheadAttention` never calls its `out_proj`, so a LoRA on that layer alone acts only once merged."""
-    attentions = {name for name, part in wrapped.named_modules() if isinstance(part, nn.MultiheadAttention)}
-    bypassed = [
-        key.removeprefix(_PREFIX)
-        for key, tensor in weights.items()
-        if ".out_proj.lora_B" in key and key.partition(".out_proj.lora_B")[0] in attentions
-        if not key.partition(".out_proj.lora_B")[0].endswith(".base_layer") and tensor.any()
+def _fingerprints(model: nn.Module) -> dict[str, tuple[float, float]]:
+    """Sum and length of every weight: enough to see whether it moved, without a second copy of a large model."""
+    return {
+        name: (float(tensor.sum(dtype=torch.float64)), float(torch.linalg.vector_norm(tensor, dtype=torch.float64)))
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point()
+    }
+
+
+def _moved(before: dict[str, tuple[float, float]], after: dict[str, tuple[float, float]]) -> set[str]:
+    """The weights that are new or other than before, by more than the rounding of adding nothing."""
+    return {
+        name
+        for name, (total, length) in after.items()
+        if name not in before
+        or max(abs(total - before[name][0]), abs(length - before[name][1])) > _ROUNDING * before[name][1]
+    }
+
+
+def _bypassed(wrapped: PeftModel) -> list[nn.Module]:
+    """Adapted layers that nobody calls: `nn.MultiheadAttention` only reads the weights of its `out_proj`."""
+    return [
+        part.out_proj.get_base_layer()
+        for name, part in wrapped.named_modules()
+        # PEFT's own layer for a whole attention calls what it adapted.
+        if isinstance(part, nn.MultiheadAttention) and not name.endswith(".base_layer")
+        if isinstance(part.out_proj, BaseTunerLayer)
     ]
+
+
+def _refuse_bypassed(layers: list[str], moved: set[str], adapter: Resolved) -> None:
+    bypassed = [layer for layer in layers if f"{layer}.weight" in moved]
     if bypassed:
         raise InputError(
-            "a LoRA on the out_proj of nn.MultiheadAttention has no effect where PEFT runs it unmerged",
+            "an adapter on the out_proj of nn.MultiheadAttention has no effect where PEFT runs it unmerged",
             file=adapter.reference,
             path=bypassed[0],
-            expected="a LoRA on the whole attention layer, or on other layers",
+            expected="a LoRA on the whole attention layer, or an adapter on other layers",
             hint="train with target_modules such as ['attn', 'c_fc', 'c_proj']",
         )
-
-
-def _changes_nothing(weights: dict[str, torch.Tensor]) -> bool:
-    only_lora = all(any(part in key for part in _LORA) for key in weights)
-    return only_lora and not any(tensor.any() for key, tensor in weights.items() if "_B" in key)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
 from vlmed.errors import InputError
-from vlmed.models.protocols import Control
+from vlmed.models.protocols import Asked, Control
+from vlmed.models.question_form import QuestionForms
 
+_DIMENSION = 64
 _GREY = (128, 128, 128)
 
 
@@ -33,6 +36,18 @@ class Majority:
         winner = np.bincount(train_targets, minlength=n_classes).argmax()
         return np.tile(np.eye(n_classes)[winner], (len(test_targets), 1))
 
+    def answers(self, train: Sequence[Asked], test: Sequence[Asked], seed: int) -> list[str]:
+        """The most frequent training answer to questions of the same form; the seed changes nothing."""
+        del seed
+        forms = QuestionForms.learnt(train)
+        return [forms.answer(asked) for asked in test]
+
+    def vectors(self, captions: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Everything looks alike; ties count against it."""
+        del seed
+        same = np.ones((len(captions), 1))
+        return same, same
+
 
 @dataclass(frozen=True)
 class Random:
@@ -47,6 +62,20 @@ class Random:
         draws = 1.0 - np.random.Generator(np.random.PCG64(seed)).random((len(test_targets), n_classes))
         return np.asarray(draws / draws.sum(axis=1, keepdims=True))
 
+    def answers(self, train: Sequence[Asked], test: Sequence[Asked], seed: int) -> list[str]:
+        """A candidate, or where there are none any training answer; all equally likely."""
+        known = sorted({asked.target for asked in train})
+        if not known:
+            raise InputError("the random control needs training answers", expected="at least one", got="none")
+        draw = np.random.Generator(np.random.PCG64(seed))
+        return [str(draw.choice(asked.candidates or known)) for asked in test]
+
+    def vectors(self, captions: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Independent normal draws."""
+        draw = np.random.Generator(np.random.PCG64(seed))
+        images, texts = draw.standard_normal((2, len(captions), _DIMENSION))
+        return images, texts
+
 
 @dataclass(frozen=True)
 class Oracle:
@@ -59,6 +88,18 @@ class Oracle:
         del train_targets, seed
         _check_targets(test_targets, n_classes, "test")
         return np.asarray(np.eye(n_classes)[test_targets])
+
+    def answers(self, train: Sequence[Asked], test: Sequence[Asked], seed: int) -> list[str]:
+        """The targets."""
+        del train, seed
+        return [asked.target for asked in test]
+
+    def vectors(self, captions: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """One vector per distinct caption, given to the caption and to its images."""
+        draw = np.random.Generator(np.random.PCG64(seed))
+        distinct, places = np.unique(np.asarray(captions), return_inverse=True)
+        same = draw.standard_normal((len(distinct), _DIMENSION))[places]
+        return same, same
 
 
 CONTROL_CLASSES: dict[str, type[Control]] = {"majority": Majority, "oracle": Oracle, "random": Random}

@@ -48,7 +48,7 @@ def check_tokenizer(tokenizer: Any, folder: Path) -> None:
     Raises:
         InputError: None of the files from which this kind of tokenizer is read is there.
     """
-    files = set(tokenizer.vocab_files_names.values())
+    files = set(tokenizer.vocab_files_names.values()) | ({"tokenizer.json"} if tokenizer.is_fast else set())
     if not any((folder / name).is_file() for name in files):
         raise InputError("the model lacks its tokenizer", file=folder, expected=f"one of {', '.join(sorted(files))}")
 
@@ -106,17 +106,34 @@ class TwoTowerEncoder(TowerEncoder):
     """A `DualEncoder`: the same with a text encoder.
 
     Args:
+        model: The whole network as its checkpoint holds it.
         embed_texts: N texts -> embeddings (N, D); tokenizes as the model's own tokenizer demands.
         logit_scale: Already exponentiated.
         logit_bias: See `DualEncoder`.
+        image_tokens: See `TokenEncoder.encode_image_tokens`.
+        text_tokens: See `TokenEncoder.encode_text_tokens`; gets at most as many texts as fit one batch.
+        n_vectors: See `ManyVectorEncoder`.
     """
 
+    model: nn.Module
     embed_texts: Callable[[list[str]], torch.Tensor]
+    image_tokens: Callable[[torch.Tensor], torch.Tensor]
+    text_tokens: Callable[[list[str]], tuple[torch.Tensor, torch.Tensor]]
     logit_scale: float
     logit_bias: float = 0.0
+    n_vectors: int = 1
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """See `DualEncoder.encode_texts`."""
         batches = [list(texts[start : start + _TEXT_BATCH]) for start in range(0, len(texts), _TEXT_BATCH)]
         embedded = [self.embed_texts(batch).float() for batch in batches]
-        return torch.cat(embedded) if embedded else torch.empty(0, self.dim, device=self.device)
+        return torch.cat(embedded) if embedded else torch.empty(0, self.dim // self.n_vectors, device=self.device)
+
+    def encode_image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """See `TokenEncoder.encode_image_tokens`."""
+        return self.image_tokens(pixels.to(self.device)).float()
+
+    def encode_text_tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `TokenEncoder.encode_text_tokens`."""
+        tokens, mask = self.text_tokens(list(texts))
+        return tokens.float(), mask

@@ -46,6 +46,9 @@ def _one_of(*names: str) -> tuple[tuple[str, ...], ...]:
     return tuple((name,) for name in names)
 
 
+_PMC_CLIP = ("text_projection_layer.pth", "checkpoint.pt")
+# By image tower and by what it was trained on: MIMIC-CXR, CheXpert, ChestX-ray14.
+_CXR_CLIP = tuple(f"{tower}_{corpora}.tar" for tower in ("r50", "swint") for corpora in ("mcc", "mc", "m"))
 # The first whose marker is there. MedCLIP's archive holds nothing but a pickle, so it comes last.
 LAYOUTS = (
     Layout(
@@ -67,18 +70,18 @@ LAYOUTS = (
     Layout("adapter", re.escape(ADAPTER_CONFIG), _one_of("adapter_model.safetensors", "adapter_model.bin")),
     Layout(
         "pmc_clip",
-        r"text_projection_layer\.pth|checkpoint\.pt",
+        "|".join(map(re.escape, _PMC_CLIP)),
         (("image_encoder(resnet50).pth", "text_encoder.pth", "text_projection_layer.pth"), ("checkpoint.pt",)),
     ),
     Layout(
         "cxr_clip",
-        r"(r50|swint)_(m|mc|mcc)\.tar",
-        _one_of(*(f"{tower}_{corpora}.tar" for tower in ("r50", "swint") for corpora in ("mcc", "mc", "m"))),
+        "|".join(map(re.escape, _CXR_CLIP)),
+        _one_of(*_CXR_CLIP),
     ),
     Layout("medclip", r"pytorch_model\.bin", _one_of("pytorch_model.bin")),
 )
 _ADAPTER = LAYOUTS[2]
-MARKERS = (OPEN_CLIP_CONFIG, CONFIG, ADAPTER_CONFIG, "text_projection_layer.pth", "checkpoint.pt", "pytorch_model.bin")
+MARKERS = (OPEN_CLIP_CONFIG, CONFIG, ADAPTER_CONFIG, *_PMC_CLIP, *_CXR_CLIP, "pytorch_model.bin")
 
 
 def layout_of(names: Collection[str], where: str) -> Layout:
@@ -89,8 +92,7 @@ def layout_of(names: Collection[str], where: str) -> Layout:
     """
     found = next((layout for layout in LAYOUTS if layout.is_in(names)), None)
     if found is None:
-        expected = f"one of {', '.join(MARKERS)} or a CXR-CLIP archive such as r50_mcc.tar"
-        raise InputError("no model here", file=where, expected=expected, got=_listed(names))
+        raise InputError("no model here", file=where, expected=f"one of {', '.join(MARKERS)}", got=_listed(names))
     return found
 
 

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import pickle
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vlmed.errors import InputError, UsageError, VlmedError
 from vlmed.models.companion import Companion, ModelFiles, model_files
-from vlmed.models.controls import CONTROL_CLASSES, mid_grey
-from vlmed.models.layouts import CONFIG, is_adapter, layout_of
+from vlmed.models.controls import CONTROL_CLASSES
+from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, files_that_matter, is_adapter, layout_of
 from vlmed.models.protocols import AdapterInfo, DualEncoder, Generator, Kind, LoadedModel, ModelInfo
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import Resolved, resolve
-from vlmed.models.snapshot import check_remote_code, read_config, root_files
+from vlmed.models.safety import check_files, refused_pickle, weight_bytes
+from vlmed.models.snapshot import PICKLES, check_inside, check_remote_code, read_config, root_files
 
 if TYPE_CHECKING:
     from torch import nn
 
     from vlmed.models.encoders import TowerEncoder
 
-__all__ = ["LoadedModel", "load_model"]
+__all__ = ["LoadedModel", "family_name", "load_model"]
 
 
 class Family(Protocol):
@@ -64,32 +66,46 @@ def load_model(
     """
     reference = parse_reference(ref)
     if reference.scheme == "endpoint":
-        raise UsageError(
-            "an endpoint gives text, no embeddings",
-            expected="a model that embeds images: hf:, open_clip: or dir:",
-            got=str(reference),
-        )
+        from vlmed.models.endpoint import load_endpoint
+
+        return load_endpoint(reference, adapter)
     if reference.scheme == "control":
         return _load_control(reference, adapter, device, trust_remote_code)
     _check_device(device)
-    base, on_top, warnings = _find(reference, adapter)
-    loaded = _load_files(base, on_top, device, trust_remote_code)
-    if loaded.info.adapter and loaded.info.adapter.changes_nothing:
-        warnings.append("the adapter changes nothing: every B of its LoRA is zero")
+    base, adapters, warnings = _find(reference, adapter)
+    loaded = _load_files(base, adapters, device, trust_remote_code)
     ref = str(base.reference) if base.reference != reference else ref
-    return dataclasses.replace(loaded, info=dataclasses.replace(loaded.info, ref=ref, warnings=tuple(warnings)))
+    return dataclasses.replace(
+        loaded, info=dataclasses.replace(loaded.info, ref=ref, warnings=(*loaded.info.warnings, *warnings))
+    )
 
 
-def _load_files(base: Resolved, on_top: Resolved | None, device: str, trust_remote_code: bool) -> LoadedModel:
+def _load_files(base: Resolved, adapters: Sequence[Resolved], device: str, trust_remote_code: bool) -> LoadedModel:
+    from vlmed.models.confined import Allowance, alone, confined
+
     remote_code = check_remote_code(base.path, trust_remote_code)
+    names = _checked_files(base)
     family = _family(base.path)
     files = model_files(base.path, family.companions(base.path), trust_remote_code)
-    with _told_as_input_error("the model can't be loaded", base.reference):
-        model = family.load_weights(files)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    adapter = _put_on(model, on_top, base) if on_top else None
-    with _told_as_input_error("the model doesn't work with its preprocessing or tokenizer", base.reference):
-        predictor = family.make_predictor(model.to(device).eval(), files, device)
+    _check_companions(files)
+    # Code that a model brings may lie in folders of its own; what was allowed to run is not shut in.
+    home = (
+        nullcontext(base.path) if remote_code else alone(base.path, [name for name in names if name != ADAPTER_CONFIG])
+    )
+    with home as folder, confined():
+        files = dataclasses.replace(files, path=folder)
+        with (
+            _told_as_input_error("the model can't be loaded", base.reference),
+            Allowance(weight_bytes(base.path, names), base.reference),
+        ):
+            model = family.load_weights(files)
+        _note_origin(model, base.path)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        put_on = [_put_on(model, adapter, base) for adapter in adapters]
+        with _told_as_input_error("the model doesn't work with its preprocessing or tokenizer", base.reference):
+            predictor = family.make_predictor(model.to(device).eval(), files, device)
+    for resolved in (base, *adapters):
+        resolved.check_unchanged()
     name, architecture = family.family_of(model)
     info = ModelInfo(
         ref=str(base.reference),
@@ -99,11 +115,61 @@ def _load_files(base: Resolved, on_top: Resolved | None, device: str, trust_remo
         architecture=architecture,
         kind=_kind(predictor),
         parameters=parameters,
-        adapter=adapter,
+        adapter=put_on[-1] if put_on else None,
+        adapters_below=tuple(put_on[:-1]),
         remote_code=remote_code,
         companions=files.revisions,
+        warnings=(*_broken_numbers(model), *_idle(put_on)),
     )
     return LoadedModel(info, predictor)
+
+
+def _note_origin(model: nn.Module, folder: Path) -> None:
+    """Let transformers and PEFT name the folder in what they write, not the passing one that they loaded from."""
+    for part in (model, getattr(model, "config", None)):
+        if hasattr(part, "name_or_path"):
+            cast(Any, part).name_or_path = str(folder)
+
+
+def _checked_files(resolved: Resolved) -> list[str]:
+    """The names of the files that are loaded, all of them found harmless.
+
+    Raises:
+        InputError: Lists everything that is not.
+    """
+    names = files_that_matter(root_files(resolved.path), str(resolved.path))
+    problems = check_files(resolved.path, names)
+    if problems:
+        raise InputError(problems)
+    return names
+
+
+def _check_companions(files: ModelFiles) -> None:
+    problems = []
+    for folder in files.companions.values():
+        # What came from the Hub's cache is a link into its store.
+        if folder.is_relative_to(files.path):
+            problems += check_inside(
+                files.path, [str(folder.relative_to(files.path) / name) for name in root_files(folder)]
+            )
+        check_remote_code(folder, files.trust_remote_code)
+        problems += check_files(folder, [name for name in root_files(folder) if not name.endswith(PICKLES)])
+    if problems:
+        raise InputError(problems)
+
+
+def _broken_numbers(model: nn.Module) -> tuple[str, ...]:
+    broken = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    if not broken:
+        return ()
+    listed = ", ".join(broken[:4]) + (f" and {len(broken) - 4} more" if len(broken) > 4 else "")
+    return (f"weights hold NaN or infinity: {listed}",)
+
+
+def _idle(adapters: Sequence[AdapterInfo]) -> list[str]:
+    return [
+        f"the adapter {adapter.ref} changes nothing: no weight moved" for adapter in adapters if adapter.changes_nothing
+    ]
 
 
 def _kind(predictor: TowerEncoder | Generator) -> Kind:
@@ -112,8 +178,8 @@ def _kind(predictor: TowerEncoder | Generator) -> Kind:
     return "dual_encoder" if isinstance(predictor, DualEncoder) else "image_encoder"
 
 
-def _find(reference: Reference, adapter: str | None) -> tuple[Resolved, Resolved | None, list[str]]:
-    """The base's files, the adapter's if there is one, and warnings about how well they are known to match."""
+def _find(reference: Reference, adapter: str | None) -> tuple[Resolved, list[Resolved], list[str]]:
+    """The base's files, those of the adapters from the lowest up, and warnings about how well they match."""
     found = resolve(reference)
     alone = is_adapter(root_files(found.path))
     if alone and adapter:
@@ -124,26 +190,38 @@ def _find(reference: Reference, adapter: str | None) -> tuple[Resolved, Resolved
             hint="an adapter alone finds its base in its own config",
         )
     if not alone and not adapter:
-        return found, None, []
-    from vlmed.models.adapters import base_reference, check_base
+        return found, [], []
+    from vlmed.models.adapters import adapter_chain, check_base
 
     if alone:
-        return resolve(base_reference(found.path)), found, []
+        base, *adapters = adapter_chain(found)
+        return base, adapters, []
     on_top = resolve(parse_reference(str(adapter)))
-    return found, on_top, check_base(on_top, found)
+    return found, [on_top], check_base(on_top, found)
 
 
 def _family(folder: Path) -> Family:
-    """The module that knows the folder's layout, imported only when it is needed."""
+    """The same as a module, imported only when it is needed."""
+    return cast(Family, importlib.import_module(f"vlmed.models.{family_name(folder)}"))
+
+
+def family_name(folder: Path) -> str:
+    """The module of `vlmed.models` that knows the folder's layout.
+
+    Raises:
+        InputError: None does.
+    """
     layout = layout_of(root_files(folder), str(folder))
-    name = _family_by_config(folder / CONFIG) if layout.name == "config" else layout.name
-    return cast(Family, importlib.import_module(f"vlmed.models.{name}"))
+    return _family_by_config(folder / CONFIG) if layout.name == "config" else layout.name
 
 
 def _family_by_config(file: Path) -> str:
     config = read_config(file)
+    # The original LLaVA code names its vision tower so; transformers' own configurations hold it as `vision_config`.
+    if "mm_vision_tower" in config:
+        return "llava"
     if "model_type" in config:
-        return "hf"
+        return "generators" if _writes_text(config) else "hf"
     if "architecture" in config:
         return "image_only"
     raise InputError(
@@ -154,37 +232,39 @@ def _family_by_config(file: Path) -> str:
     )
 
 
+def _writes_text(config: dict[str, Any]) -> bool:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+    architectures = config.get("architectures")
+    return isinstance(architectures, list) and bool(
+        set(architectures) & set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
+    )
+
+
 def _put_on(model: nn.Module, adapter: Resolved, base: Resolved) -> AdapterInfo:
     from vlmed.models.adapters import apply_adapter
+    from vlmed.models.confined import Allowance
 
-    with _told_as_input_error("the adapter can't be put on the model", adapter.reference):
+    # PEFT is tried on several parts of the model, and makes the adapter's layers anew for each.
+    share = 8 * weight_bytes(adapter.path, _checked_files(adapter))
+    with (
+        _told_as_input_error("the adapter can't be put on the model", adapter.reference),
+        Allowance(share, adapter.reference),
+    ):
         return apply_adapter(model, adapter, base)
 
 
 def _load_control(reference: Reference, adapter: str | None, device: str, trust_remote_code: bool) -> LoadedModel:
     name, _, inner = reference.location.partition("/")
     if inner:
-        return _blank(load_model(inner, adapter, device, trust_remote_code), reference)
+        from vlmed.models.blind import BLINDED
+
+        return BLINDED[name](load_model(inner, adapter, device, trust_remote_code), str(reference))
     if adapter:
         raise UsageError(f"the control {name!r} has no weights for an adapter", got=adapter, hint="leave out --adapter")
     control = CONTROL_CLASSES[name]
     info = ModelInfo(str(reference), name, "builtin", "control", control.__name__, "control", parameters=0)
     return LoadedModel(info, control())
-
-
-def _blank(model: LoadedModel, reference: Reference) -> LoadedModel:
-    """The same model, shown a mid-grey image in place of every image."""
-    encoder = cast("TowerEncoder", model.predictor)
-    seeing = encoder.transform
-    blind = dataclasses.replace(
-        encoder,
-        transform=lambda image: seeing(mid_grey(image)),
-        preprocessing=f"blank:{encoder.preprocessing}",
-    )
-    info = dataclasses.replace(
-        model.info, ref=str(reference), name=f"{model.info.name} on blank images", family="control"
-    )
-    return LoadedModel(info, blind)
 
 
 def _name(reference: Reference) -> str:
@@ -210,6 +290,11 @@ def _told_as_input_error(what: str, reference: Reference) -> Iterator[None]:
     except VlmedError:
         raise
     except Exception as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, pickle.UnpicklingError):
+            cause = cause.__cause__ or cause.__context__
+        if cause:
+            raise refused_pickle(reference, cause) from error
         raise InputError(
             what,
             file=reference,

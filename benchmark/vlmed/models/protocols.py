@@ -54,13 +54,40 @@ class DualEncoder(ImageEncoder, Protocol):
         logit_scale: What cosine similarities are multiplied with, already exponentiated.
         logit_bias: SigLIP's additive bias, 0.0 elsewhere. It shifts every class alike, so a softmax over classes
             ignores it; only pairwise sigmoid scores need it.
+        model: The whole network as its checkpoint holds it; its parameters outside `image_tower` are the text side's.
     """
 
     logit_scale: float
     logit_bias: float
+    model: torch.nn.Module
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """N texts -> projected embeddings float32 (N, D), not normalised; long texts are truncated."""
+        ...
+
+
+@runtime_checkable
+class ManyVectorEncoder(DualEncoder, Protocol):
+    """A dual encoder that may give an image several vectors, of which each is compared with a text.
+
+    Attributes:
+        n_vectors: K. An image's embedding (K * D,) is K vectors side by side, each as long as a text's embedding (D,),
+            and its similarity to a text is the largest of the K cosines. 1 for all but BLIP-2.
+    """
+
+    n_vectors: int
+
+
+@runtime_checkable
+class TokenEncoder(DualEncoder, Protocol):
+    """A dual encoder that also gives what it knows before pooling, for heads that attend over places and words."""
+
+    def encode_image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Preprocessed pixels (B, 3, H, W) -> float32 (B, P, V): last hidden states of P patches or map positions."""
+        ...
+
+    def encode_text_tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+        """N texts -> last hidden states float32 (N, T, W) of T tokens, and bool (N, T), true where a token stands."""
         ...
 
 
@@ -102,9 +129,35 @@ class Chooser(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A question as a control sees it.
+
+    Attributes:
+        candidates: What may be answered; empty for an open question.
+        target: The true answer. Of a test question only the oracle looks at it.
+    """
+
+    question: str
+    candidates: tuple[str, ...]
+    target: str
+
+
 @runtime_checkable
 class Control(Protocol):
     """A predictor that sees no image: it can't know, or it knows everything."""
+
+    def answers(self, train: Sequence[Asked], test: Sequence[Asked], seed: int) -> list[str]:
+        """An answer to each test question.
+
+        Raises:
+            InputError: The control needs training questions and there are none.
+        """
+        ...
+
+    def vectors(self, captions: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings float64 (N, D) of N images and of their N captions, for retrieval."""
+        ...
 
     def probabilities(
         self, train_targets: np.ndarray, test_targets: np.ndarray, n_classes: int, seed: int
@@ -133,7 +186,7 @@ class AdapterInfo:
         peft_type: PEFT's own name, such as `LORA`.
         parameters: Numbers in the adapter's weight file.
         base_ref: The base its config names, as written there; the model it was put on where it names none.
-        changes_nothing: The adapter is exactly the identity (every B of a LoRA is zero).
+        changes_nothing: It moved no weight of what it was put on, as before its first training step.
     """
 
     ref: str
@@ -157,6 +210,7 @@ class ModelInfo:
         kind: What the model can do.
         parameters: Numbers in the model without its adapter.
         adapter: The adapter on top, if any.
+        adapters_below: Where its base is an adapter too: what lies between it and the model, from the lowest up.
         remote_code: The model brought Python code and the user allowed it to run.
         companions: `repository@commit` of files that the checkpoint needs and its authors published elsewhere.
         warnings: What a reader of the result should know.
@@ -170,18 +224,30 @@ class ModelInfo:
     kind: Kind
     parameters: int
     adapter: AdapterInfo | None = None
+    adapters_below: tuple[AdapterInfo, ...] = ()
     remote_code: bool = False
     companions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def revisions(self) -> tuple[str, ...]:
+        """Of the model, its companions and its adapters: together they tell which numbers it computes with."""
+        adapters = (*self.adapters_below, self.adapter) if self.adapter else ()
+        return (self.revision, *self.companions, *(adapter.revision for adapter in adapters))
+
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""
-        return {**asdict(self), "companions": list(self.companions), "warnings": list(self.warnings)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model that is ready to run."""
+    """A model that is ready to run.
+
+    Attributes:
+        swaps_images: It is the control that is shown another sample's image in place of each test sample's own.
+    """
 
     info: ModelInfo
     predictor: ImageEncoder | DualEncoder | Generator | Control
+    swaps_images: bool = False

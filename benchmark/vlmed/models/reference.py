@@ -1,4 +1,11 @@
-"""How a person names a model: `[scheme:]location[@revision]`, before anything is looked up."""
+"""How a person names a model: `[scheme:]location[@revision]`, before anything is looked up.
+
+Schemes: `hf` (the default) and `open_clip`, a repository on the Hub (`datasets/ORGANISATION/NAME` where authors
+publish their model in a data set repository); `dir`, a folder; `control`, one of the controls;
+`endpoint`, a model behind an OpenAI-compatible server, as `endpoint:URL#MODEL`. URL is what OpenAI's clients call the
+base URL, such as `http://localhost:8000/v1`; MODEL is the name the server knows it by and may hold `/`, `:` and `@`.
+The key is never part of a reference, because results show references.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +15,13 @@ from dataclasses import dataclass
 
 from vlmed.errors import UsageError, unknown
 
-CONTROLS = ("blank", "majority", "oracle", "random")
+CONTROLS = ("blank", "majority", "oracle", "random", "swapped")
+# The controls that are another model, kept from seeing the right image.
+BLIND = ("blank", "swapped")
 
 _GRAMMAR = "[scheme:]location[@revision], such as openai/clip-vit-base-patch32@main, dir:./model or control:random"
 _SCHEME = re.compile(r"([A-Za-z]\w*):(.*)", re.ASCII)
-_REPOSITORY = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?", re.ASCII)
+_REPOSITORY = re.compile(r"((datasets/)?\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _CONTENT_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -22,7 +31,7 @@ class Reference:
 
     Attributes:
         scheme: `hf`, `open_clip`, `dir`, `endpoint` or `control`.
-        location: Repository, `ARCHITECTURE/TAG`, folder, URL, or the control's name.
+        location: Repository, `ARCHITECTURE/TAG`, folder, `URL#MODEL`, or the control's name.
         revision: Branch, tag, commit or content hash as given; empty where none was.
     """
 
@@ -70,7 +79,7 @@ def _repository(scheme: str, rest: str, text: str) -> Reference:
 
 
 def _folder(scheme: str, rest: str, _text: str) -> Reference:
-    # A folder's name may hold an '@'; only a content hash after it is a revision.
+    # A folder's or served model's name may hold an '@'; only a content hash after it is a revision.
     location, _, revision = rest.rpartition("@")
     if location and _CONTENT_HASH.fullmatch(revision):
         return Reference(scheme, location, revision)
@@ -78,19 +87,32 @@ def _folder(scheme: str, rest: str, _text: str) -> Reference:
 
 
 def _endpoint(scheme: str, rest: str, text: str) -> Reference:
-    if not re.fullmatch(r"https?://\S+", rest):
+    url, _, model = rest.partition("#")
+    if "@" in url or "?" in url:
+        # What was given is not shown again: it may be a password.
+        raise UsageError(
+            "malformed model reference: the endpoint's URL holds a password or a query",
+            expected="endpoint:URL#MODEL, such as endpoint:http://localhost:8000/v1#llava-hf/llava-1.5-7b-hf",
+            hint="put the key into VLMED_ENDPOINT_KEY",
+        )
+    if not re.fullmatch(r"https?://[^\s/]+\S*", url):
         raise _malformed(text, "an endpoint is the base URL of an OpenAI-compatible server, http:// or https://")
-    return Reference(scheme, rest)
+    if not re.fullmatch(r"\S+", model):
+        raise _malformed(
+            text, "an endpoint's model stands after '#'", hint=f"write endpoint:{url}#MODEL; {url}/models lists them"
+        )
+    return _folder(scheme, rest, text)
 
 
 def _control(scheme: str, rest: str, text: str) -> Reference:
     name, _, inner = rest.partition("/")
     if name not in CONTROLS:
         raise unknown("control", name, CONTROLS)
-    if (name == "blank") != bool(inner):
-        raise _malformed(text, "only the blank-image control takes a model, and it needs one: control:blank/MODEL")
-    if inner and parse_reference(inner).scheme in ("control", "endpoint"):
-        raise _malformed(text, "the blank-image control needs a model with an image encoder")
+    if (name in BLIND) != bool(inner):
+        what = f"takes no model: control:{name}" if inner else f"needs a model: control:{name}/MODEL"
+        raise _malformed(text, f"the control {name!r} {what}")
+    if inner and parse_reference(inner).scheme == "control":
+        raise _malformed(text, f"the control {name!r} needs a model that sees, not another control")
     return Reference(scheme, rest)
 
 

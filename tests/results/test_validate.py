@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from forgery import bump, check, edit, rewrite
 from submission_factory import LEAKY, World
 from vlmed.errors import CheckError, InputError, UsageError
-from vlmed.files import write_json
-from vlmed.hashing import file_hash
-from vlmed.results.predictions import Predictions, read_predictions, write_predictions
+from vlmed.results.predictions import ClassificationPredictions, read_predictions, write_predictions
 from vlmed.results.submit import submit
-from vlmed.results.validate import Report, find_runs, validate_run
+from vlmed.results.validate import find_runs
 
-Change = Callable[[Predictions], Predictions]
+Change = Callable[[ClassificationPredictions], ClassificationPredictions]
 
 
 @pytest.fixture(scope="module")
@@ -33,34 +32,6 @@ def run(world: World, request: pytest.FixtureRequest) -> Path:
     return world.add(name, 1.5)
 
 
-def check(world: World, run: Path, **options: Any) -> Report:
-    return validate_run(run, world.suite, world.manifests, **options)
-
-
-def edit(run: Path, path: str, value: Any) -> None:
-    file = run / "result.json"
-    result = json.loads(file.read_text())
-    node = result
-    *parents, last = path.split("/")
-    for parent in parents:
-        node = node[int(parent) if parent.isdigit() else parent]
-    if value is ...:
-        del node[last]
-    else:
-        node[last] = value(node[last]) if callable(value) else value
-    write_json(file, result)
-
-
-def rewrite(run: Path, change: Change, sign: bool = True) -> None:
-    """Change the predictions; `sign` also writes the new file's hash and length, as a forger would."""
-    (file,) = (run / "predictions").iterdir()
-    changed = change(read_predictions(file, 2))
-    write_predictions(file, changed)
-    if sign:
-        edit(run, "units/0/predictions/sha256", file_hash(file))
-        edit(run, "units/0/predictions/rows", len(changed.sample_ids))
-
-
 def test_an_honest_run_is_accepted_and_every_metric_recomputed(world: World, run: Path) -> None:
     report = check(world, run)
     assert report.problems == []
@@ -72,11 +43,6 @@ def test_clean_leaves_the_leaked_samples_out(run: Path) -> None:
     scores = json.loads((run / "result.json").read_text())["units"][0]["scores"]
     assert scores["n"] == {"all": 120, "clean": 120 - LEAKY, "groups": 120}
     assert scores["metrics"]["all"]["auc"] != scores["metrics"]["clean"]["auc"]
-
-
-def bump(value: float) -> float:
-    """One more in the last digit that is recorded."""
-    return round(value + 1e-6, 6)
 
 
 @pytest.mark.parametrize("part", ["all", "clean"])
@@ -123,19 +89,19 @@ def test_false_claims_are_refused_with_their_path(world: World, run: Path, path:
     assert place in {problem.path for problem in report.problems}
 
 
-def shift(predictions: Predictions) -> Predictions:
+def shift(predictions: ClassificationPredictions) -> ClassificationPredictions:
     probabilities = predictions.probabilities.copy()
     probabilities[7] = probabilities[7][::-1]
     return replace(predictions, probabilities=probabilities)
 
 
 def test_one_probability_is_found_by_the_hash(world: World, run: Path) -> None:
-    rewrite(run, shift, sign=False)
+    rewrite(world, run, shift, sign_it=False)
     assert "$.units[0].predictions.sha256" in {problem.path for problem in check(world, run).problems}
 
 
 def test_one_probability_is_found_by_the_metrics_even_when_signed_anew(world: World, run: Path) -> None:
-    rewrite(run, shift)
+    rewrite(world, run, shift)
     places = {problem.path for problem in check(world, run).problems}
     assert "$.units[0].scores.metrics.all.auc.value" in places
 
@@ -145,7 +111,7 @@ def ids(change: Callable[[list[str]], list[str]]) -> Change:
 
 
 def targets(row: int, value: int) -> Change:
-    def change(predictions: Predictions) -> Predictions:
+    def change(predictions: ClassificationPredictions) -> ClassificationPredictions:
         changed = predictions.targets.copy()
         changed[row] = value
         return replace(predictions, targets=changed)
@@ -154,7 +120,7 @@ def targets(row: int, value: int) -> Change:
 
 
 def probabilities(row: int, value: list[float]) -> Change:
-    def change(predictions: Predictions) -> Predictions:
+    def change(predictions: ClassificationPredictions) -> ClassificationPredictions:
         changed = predictions.probabilities.copy()
         changed[row] = value
         return replace(predictions, probabilities=changed)
@@ -163,7 +129,7 @@ def probabilities(row: int, value: list[float]) -> Change:
 
 
 def rows(chosen: slice) -> Change:
-    return lambda predictions: Predictions(
+    return lambda predictions: ClassificationPredictions(
         predictions.sample_ids[chosen],
         predictions.groups[chosen],
         predictions.targets[chosen],
@@ -192,7 +158,7 @@ def rows(chosen: slice) -> Change:
 def test_forged_predictions_are_refused_with_their_row(
     world: World, run: Path, change: Change, what: str, place: str
 ) -> None:
-    rewrite(run, change)
+    rewrite(world, run, change)
     report = check(world, run)
     assert not report.accepted
     assert any(what in problem.what and place in problem.path for problem in report.problems), report.problems
@@ -227,7 +193,7 @@ def test_other_columns_are_refused(world: World, run: Path) -> None:
 def test_a_missing_prediction_file_is_named(world: World, run: Path) -> None:
     (file,) = (run / "predictions").iterdir()
     file.unlink()
-    assert any("no such prediction file" in problem.what for problem in check(world, run).problems)
+    assert any("no such file" in problem.what for problem in check(world, run).problems)
 
 
 @pytest.mark.parametrize("content", ["{", '{"a": NaN}', "[]", "null", '{"units": 1, "units": 2}'])
@@ -294,15 +260,16 @@ def test_submit_refuses_names_that_are_no_folders(world: World, run: Path, tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
-def test_equal_predictions_give_equal_bytes(tmp_path: Path) -> None:
+def test_equal_predictions_give_equal_bytes(world: World, tmp_path: Path) -> None:
     random = np.random.RandomState(0)
     probabilities = random.dirichlet([1, 1, 1], 50)
-    predictions = Predictions(
+    predictions = ClassificationPredictions(
         [f"s{i:02d}" for i in range(50)], ["g"] * 50, random.randint(0, 3, 50), probabilities, probabilities[:, None]
     )
     for name in ("a", "b"):
         write_predictions(tmp_path / name, predictions)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
-    back = read_predictions(tmp_path / "a", 3)
+    back = read_predictions(tmp_path / "a", world.suite.task("organ"))
+    assert isinstance(back, ClassificationPredictions)
     np.testing.assert_array_equal(back.probabilities, probabilities.astype(np.float32))
     assert back.by_template.shape == (50, 1, 3)

@@ -1,0 +1,130 @@
+"""What all prediction files share: Parquet with exactly the columns of its kind, no nulls but where a kind has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vlmed.errors import InputError, Problem
+from vlmed.files import new_file
+from vlmed.results.pages import check_footer, check_pages
+
+LARGEST_FILE = 64 * 2**20
+_MAX_ROWS = 300_000
+_LONGEST_TEXT = 20_000
+_MOST_TEXT = 64 * 2**20
+_IDENTITY = (pa.field("sample_id", pa.string(), nullable=False), pa.field("group", pa.string(), nullable=False))
+
+
+def schema_of(**columns: pa.DataType) -> pa.Schema:
+    """The schema of a kind of prediction file: `sample_id` and `group`, then `columns`, none of which may be null."""
+    return pa.schema([*_IDENTITY, *(pa.field(name, kind, nullable=False) for name, kind in columns.items())])
+
+
+def write_table(path: Path, columns: Sequence[pa.Array], schema: pa.Schema) -> None:
+    """Write a prediction file in one step; equal columns give equal bytes with equal pyarrow versions.
+
+    Raises:
+        VlmedError: The disk is full.
+    """
+    with new_file(path) as part:
+        pq.write_table(pa.Table.from_arrays(columns, schema=schema), part, compression="zstd")
+
+
+def parse_table(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
+    """The table of a prediction file that was read from `path` and has exactly the columns of `schema`.
+
+    Nothing that the file declares is believed: what it unfolds to is added up before it is read.
+
+    Raises:
+        InputError: It is no Parquet file, has other columns or types, nulls where there may be none, texts that are
+            no UTF-8, or unfolds to more than the largest task needs.
+    """
+    try:
+        table = _read(content, path, schema)
+    except (pa.ArrowException, OSError, MemoryError) as error:
+        raise InputError(f"this is not a readable Parquet file: {error}", file=path) from None
+    problems = [
+        Problem(f"column {field.name!r} has nulls", str(path), expected="a value in every row")
+        for field in schema
+        if not field.nullable and table[field.name].null_count
+    ]
+    if problems:
+        raise InputError(problems)
+    return table
+
+
+def numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
+    """A column of integers, (N,)."""
+    column: NDArray[np.int64] = table[name].to_numpy().astype(np.int64)
+    return column
+
+
+def texts(values: Sequence[str]) -> pa.Array:
+    """A column of texts."""
+    return pa.array(values, pa.string())
+
+
+def lists(table: pa.Table, name: str, path: Path) -> list[tuple[str, ...]]:
+    """A column of lists of texts, (N,).
+
+    Raises:
+        InputError: A list holds a null; lists every row.
+    """
+    rows = [tuple(values) for values in table[name].to_pylist()]
+    problems = [
+        Problem(f"column {name!r} has a null inside", str(path), f"row {row}", "texts alone")
+        for row, values in enumerate(rows)
+        if None in values
+    ]
+    if problems:
+        raise InputError(problems)
+    return rows
+
+
+def _read(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
+    check_footer(content, path)
+    claimed = pq.ParquetFile(pa.BufferReader(content))
+    if claimed.schema_arrow != schema:
+        raise InputError("wrong columns", file=path, expected=_describe(schema), got=_describe(claimed.schema_arrow))
+    if (rows := claimed.metadata.num_rows) > _MAX_ROWS:
+        raise InputError("too many rows", file=path, expected=f"at most {_MAX_ROWS}", got=str(rows))
+    check_pages(content, claimed.metadata, path)
+    leaves = [claimed.metadata.schema.column(index) for index in range(claimed.metadata.num_columns)]
+    names = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+    # Texts stay in their dictionaries: one long text in a million rows takes its own length until it is known.
+    folded = pq.ParquetFile(pa.BufferReader(content), read_dictionary=names).read()
+    folded.validate(full=True)
+    _check_texts(folded, path)
+    return folded.cast(schema)
+
+
+def _check_texts(folded: pa.Table, path: Path) -> None:
+    total = 0
+    for name in folded.column_names:
+        for chunk in folded[name].chunks:
+            values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
+            if pa.types.is_dictionary(values.type):
+                lengths = pc.binary_length(values.dictionary)
+                _check_longest(name, pc.max(lengths).as_py() or 0, path)
+                total += pc.sum(lengths.take(values.indices)).as_py() or 0
+    if total > _MOST_TEXT:
+        raise InputError("too much text", file=path, expected=f"at most {_MOST_TEXT} bytes", got=str(total))
+
+
+def _check_longest(name: str, longest: int, path: Path) -> None:
+    if longest > _LONGEST_TEXT:
+        expected = f"at most {_LONGEST_TEXT} bytes"
+        raise InputError(f"column {name!r} has a text too long", file=path, expected=expected, got=str(longest))
+
+
+def _describe(schema: pa.Schema) -> str:
+    fields = list(schema)[:20]
+    shown = ", ".join(f"{field.name}: {field.type}{'' if field.nullable else ' not null'}" for field in fields)
+    return shown[:500] + (f" and more of {len(schema)}" if len(schema) > 20 else "")

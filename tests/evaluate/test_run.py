@@ -23,10 +23,10 @@ from vlmed.errors import UsageError
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, plan
 from vlmed.models.load import load_model
-from vlmed.results.predictions import read_predictions
+from vlmed.results.predictions import ClassificationPredictions, read_predictions
 from vlmed.results.validate import validate_run
 from vlmed.suite.load import load_suite
-from vlmed.suite.types import Suite
+from vlmed.suite.types import Suite, Task
 
 TRACKS = ("zero_shot", "linear_probe")
 
@@ -41,6 +41,12 @@ def evaluate(
     units = plan(suite, tasks, options.get("tracks", TRACKS))
     runner.run(units, RunFolder(out), lambda unit, state: told.append((unit.id, state)))
     return out, told
+
+
+def classified(path: Path, task: Task) -> ClassificationPredictions:
+    stored = read_predictions(path, task)
+    assert isinstance(stored, ClassificationPredictions)
+    return stored
 
 
 def metrics(run: Path) -> Any:
@@ -70,7 +76,7 @@ def test_a_run_validates(run: Path, suite: Suite) -> None:
 
 def test_zero_shot_is_what_open_clip_itself_gives(run: Path, suite: Suite, open_clip_model: Path, cache: Path) -> None:
     task = suite.task("lesion")
-    stored = read_predictions(run / "predictions" / "lesion-v1.zero_shot-v1.s0.f100.parquet", 5)
+    stored = classified(run / "predictions" / "lesion-v1.zero_shot-v1.s0.f100.parquet", task)
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{open_clip_model}")
     tokenize = open_clip.get_tokenizer(f"local-dir:{open_clip_model}")
     loader = DataLoader(cache=cache)
@@ -138,7 +144,7 @@ def test_a_blank_image_gives_every_sample_the_same(
 ) -> None:
     folder, _ = evaluate(suite, f"control:blank/dir:{open_clip_model}", tmp_path / "b", cache, tracks=("zero_shot",))
     (file,) = (folder / "predictions").iterdir()
-    probabilities = read_predictions(file, 5).probabilities
+    probabilities = classified(file, suite.task("lesion")).probabilities
     assert np.ptp(probabilities, axis=0).max() < 1e-6
     assert metrics(folder)[0]["metrics"]["all"]["auc"]["value"] == pytest.approx(0.5, abs=0.15)
 
@@ -147,7 +153,7 @@ def test_an_image_only_model_can_be_probed_but_not_asked(suite: Suite, cache: Pa
     model = factories.tiny_vit(tmp_path / "vit")
     folder, _ = evaluate(suite, f"dir:{model}", tmp_path / "probe", cache, tracks=("linear_probe",))
     assert validate_run(folder, suite).accepted
-    with pytest.raises(UsageError, match=r"no text encoder"):
+    with pytest.raises(UsageError, match=r"embeds images and no texts"):
         evaluate(suite, f"dir:{model}", tmp_path / "zero", cache, tracks=("zero_shot",))
     assert not (tmp_path / "zero").exists()
 

@@ -1,55 +1,141 @@
-"""`vlmed run`: evaluate a model on frozen tasks."""
+"""`vlmed run`: evaluate models on frozen tasks."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, resumable, suite_of
 
 if TYPE_CHECKING:
-    from vlmed.evaluate.units import Unit
+    from collections.abc import Sequence
+
+    from vlmed.evaluate.run import Runner
+    from vlmed.evaluate.units import RunFolder, Unit
+    from vlmed.suite.types import Suite
+
+_Number = TypeVar("_Number", int, float)
+_MODEL = "[hf:|open_clip:|dir:|endpoint:|control:]location[@revision]; several, by commas, run one after another."
 
 
 def run(
-    model: Annotated[str, typer.Option(help="[hf:|open_clip:|dir:|control:]location[@revision]")],
-    tasks: Annotated[str, typer.Option(help="Task names, separated by commas.")],
-    tracks: Annotated[str, typer.Option(help="Track names, separated by commas.")] = "zero_shot",
+    model: Annotated[str, typer.Option("--model", "--models", help=_MODEL)],
+    tasks: Annotated[str, typer.Option(help="Task names or patterns such as 'organ*', separated by commas.")],
+    tracks: Annotated[str, typer.Option(help="Track names or patterns, separated by commas.")] = "zero_shot",
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter on top of the model.")] = None,
+    fractions: Annotated[str, typer.Option(help="Shares of the training data, separated by commas.")] = "1",
+    seeds: Annotated[str, typer.Option(help="Seeds of the tracks in which chance has a part.")] = "0,1,2",
     out: Annotated[Path | None, typer.Option(help="Run folder. A run there goes on where it ended.")] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Show units, their state and estimates; run nothing.")] = False,
+    keep_weights: Annotated[bool, typer.Option(help="Keep what is tuned, as adapters and checkpoints.")] = False,
     data_root: DataOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     trust_remote_code: Annotated[bool, typer.Option(help="Run the model repository's own code. Recorded.")] = False,
     suite: SuiteOption = None,
 ) -> None:
-    """Evaluate a model: frozen tasks in, prediction files and result.json out.
+    """Evaluate models: frozen tasks in, prediction files and result.json out.
 
     Example: vlmed run --model hf:openai/clip-vit-base-patch32 --tasks breastmnist --tracks zero_shot,linear_probe
-    """
-    loaded = suite_of(suite)
-    chosen, on = names(tasks), names(tracks)
-    # Names are checked before torch is imported: a typing error is answered at once.
-    for task in chosen:
-        loaded.task(task)
-    for track in on:
-        loaded.track(track)
-    folder = out or Path("runs") / _slug(model, adapter)
-    with resumable(f"finished units are kept in {folder}"):
-        from vlmed.evaluate.run import Runner
-        from vlmed.evaluate.units import RunFolder, plan
-        from vlmed.models.load import load_model
 
-        units = plan(loaded, chosen, on)
-        for left_out in sorted({loaded.task(task).id for task in chosen} - {unit.task.id for unit in units}):
-            typer.echo(f"{left_out}: left out, it has none of these tracks (see vlmed tasks)", err=True)
-        encoder = load_model(model, adapter, device, trust_remote_code)
-        runner = Runner(loaded, encoder, data_loader(data_root), batch_size)
-        result = runner.run(units, RunFolder(folder), _report)
-    typer.echo(f"{result}\nnext: vlmed validate {folder}")
+    Example: vlmed run --models hf:vinid/plip,control:majority --tasks 'organ*' --tracks linear_probe,lora
+    --fractions 0.05,0.25,1 --plan
+    """
+    loaded, models = suite_of(suite), names(model)
+    # Names and numbers are checked before torch is imported: a typing error is answered at once.
+    from vlmed.evaluate.units import RunFolder
+    from vlmed.evaluate.units import plan as units_of
+
+    units = units_of(loaded, names(tasks), names(tracks), _numbers(fractions, float), _numbers(seeds, int))
+    _check_folders(models, out)
+    _tell_left_out(loaded, names(tasks), units)
+    for ref in models:
+        folder = RunFolder(out or Path("runs") / _slug(ref, adapter))
+        with resumable(f"finished units are kept in {folder.path}"):
+            from vlmed.evaluate.run import Runner
+            from vlmed.models.load import load_model
+
+            loader = data_loader(data_root)
+            runner = Runner(loaded, load_model(ref, adapter, device, trust_remote_code), loader, batch_size,
+                            keep_weights)  # fmt: skip
+            fitting = _fitting(runner, units, only=len(models) == 1)
+            if plan:
+                _show_plan(runner, fitting, folder)
+            elif fitting:
+                result = runner.run(fitting, folder, _report)
+                typer.echo(f"{result}\nnext: vlmed validate {folder.path}")
+
+
+def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[Unit]:
+    """The units that the model can follow; where it is the only model, all, so that the run says what doesn't fit."""
+    from vlmed.errors import UsageError
+    from vlmed.evaluate.methods import method_for
+
+    fitting = []
+    for unit in units:
+        try:
+            method_for(unit, runner.model.info, runner.suite)
+            fitting.append(unit)
+        except UsageError as error:
+            if only:
+                raise
+            typer.echo(f"left out: {error.problems[0].what}", err=True)
+    return fitting
+
+
+def _show_plan(runner: Runner, units: Sequence[Unit], folder: RunFolder) -> None:
+    from rich.table import Table
+
+    from vlmed.cli.common import print_table
+    from vlmed.evaluate.estimate import estimate
+
+    planned = estimate(runner, units, folder)
+    table = Table(title=f"{runner.model.info.name}: {len(units)} units into {folder.path}")
+    for column in ("unit", "state", "images to embed", "training images at most", "time about"):
+        table.add_column(column, justify="left" if column in ("unit", "state") else "right")
+    for each in planned:
+        table.add_row(each.unit.id, each.state, f"{each.images:,}", f"{each.training:,}", _duration(each.seconds))
+    table.add_section()
+    images, training = sum(each.images for each in planned), sum(each.training for each in planned)
+    table.add_row("all", "", f"{images:,}", f"{training:,}", _duration(sum(each.seconds for each in planned)))
+    print_table(table)
+    typer.echo(
+        "Times come from a few images measured now; trainings stop early as a rule, so theirs is an upper bound."
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _tell_left_out(suite: Suite, tasks: Sequence[str], units: Sequence[Unit]) -> None:
+    kept = {unit.task.id for unit in units}
+    for task in suite.tasks_matching(tasks):
+        if task.id not in kept:
+            typer.echo(f"{task.id}: left out, it has none of these tracks (see vlmed tasks)", err=True)
+
+
+def _check_folders(models: Sequence[str], out: Path | None) -> None:
+    from vlmed.errors import UsageError
+
+    if out and len(models) > 1:
+        hint = "leave out --out: each model then gets a folder of its own under runs/"
+        raise UsageError("one run folder can't hold several models", got=str(out), hint=hint)
+
+
+def _numbers(listed: str, kind: type[_Number]) -> list[_Number]:
+    from vlmed.errors import UsageError
+
+    try:
+        return [kind(text) for text in names(listed)]
+    except ValueError:
+        expected = "whole numbers" if kind is int else "numbers"
+        raise UsageError("this is no list of numbers", expected=f"{expected} separated by commas", got=listed) from None
 
 
 def _report(unit: Unit, state: str) -> None:

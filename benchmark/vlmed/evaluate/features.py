@@ -32,7 +32,7 @@ class FeatureCache:
     """A folder of memory-mapped feature files, named by the digest of all that decides their content.
 
     Attributes:
-        model_key: Revisions of model and adapter.
+        model_key: Revisions of the model, its companions and adapters.
         embedded: Images embedded so far, for the cost account; cached ones don't count.
     """
 
@@ -56,10 +56,17 @@ class FeatureCache:
         stored = self._stored(dataset, distinct)
         return np.asarray(stored[[row[image] for image in images]])
 
-    def _stored(self, dataset: PreparedDataset, distinct: Sequence[str]) -> NDArray[np.float32]:
+    def holds(self, images: Sequence[str]) -> bool:
+        """Whether the features of these images, all together, are there already."""
+        return self._path(sorted(set(images))).exists()
+
+    def _path(self, distinct: Sequence[str]) -> Path:
         # The batch size is part of the key: other batches round differently in the last bit.
         key = digest([list(self.model_key), self.encoder.preprocessing, self.batch_size, list(distinct)])
-        path = self.folder / f"{key}.npy"
+        return self.folder / f"{key}.npy"
+
+    def _stored(self, dataset: PreparedDataset, distinct: Sequence[str]) -> NDArray[np.float32]:
+        path = self._path(distinct)
         if not path.exists():
             self._embed(dataset, distinct, path)
         stored: NDArray[np.float32] = np.load(path, mmap_mode="r")

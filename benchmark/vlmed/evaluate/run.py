@@ -4,59 +4,43 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import cast
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vlmed import __version__
 from vlmed.data.load import DataLoader
-from vlmed.data.table import Sample, TaskTable, manifest_rows
-from vlmed.errors import UsageError
+from vlmed.data.table import TaskTable, manifest_rows
 from vlmed.evaluate.features import FeatureCache
-from vlmed.evaluate.probe import fit_probe
+from vlmed.evaluate.job import Job
+from vlmed.evaluate.methods import method_for
 from vlmed.evaluate.units import RunFolder, Unit
-from vlmed.evaluate.zero_shot import zero_shot
 from vlmed.files import write_json
 from vlmed.hashing import file_hash
 from vlmed.models.load import LoadedModel
-from vlmed.models.protocols import Control, DualEncoder, ImageEncoder
-from vlmed.results.predictions import Predictions, read_predictions, write_predictions
+from vlmed.models.protocols import ImageEncoder
+from vlmed.results.predictions import read_predictions, write_predictions
 from vlmed.results.score import score
-from vlmed.suite.types import SplitName, Suite
+from vlmed.suite.types import Suite
 
 Report = Callable[[Unit, str], None]
 
 
 @dataclass
-class Outcome:
-    """What a method predicts for the test split.
+class Runner:
+    """Evaluates one model on units; the model, the data sets and the features are loaded once for all of them.
 
     Attributes:
-        probabilities: (N, C), rows sum to 1.
-        by_template: (N, T, C) from single prompt templates; T is 0 where there are none.
-        chosen: What the recipe chose on validation data.
-        training: Training samples x epochs x trained parameters.
+        keep_weights: Whether what a unit tuned is kept in the run folder, as an adapter or a checkpoint.
     """
-
-    probabilities: NDArray[np.float64]
-    by_template: NDArray[np.float64] | None = None
-    chosen: Mapping[str, float | str | bool] = field(default_factory=dict)
-    training: float = 0.0
-
-
-@dataclass
-class Runner:
-    """Evaluates one model on units; the model, the data sets and the features are loaded once for all of them."""
 
     suite: Suite
     model: LoadedModel
     data: DataLoader
     batch_size: int = 64
+    keep_weights: bool = False
 
     def run(self, units: Sequence[Unit], folder: RunFolder, report: Report) -> Path:
         """Do every unit that is not finished and write `result.json`; gives its path.
@@ -67,7 +51,7 @@ class Runner:
             VlmedError: The disk is full; finished units are kept.
         """
         for unit in units:
-            self._check_fit(unit)
+            method_for(unit, self.model.info, self.suite)
         folder.check(self.model.info.to_json())
         # All data are read before the first unit, so that what is missing is told now and not after hours.
         tasks = {unit.task.id: unit.task for unit in units if not folder.finished(unit)}
@@ -81,20 +65,14 @@ class Runner:
                 report(unit, "done")
         return self._write_result(folder)
 
-    def _check_fit(self, unit: Unit) -> None:
-        kind = self.model.info.kind
-        if unit.track.method == "zero_shot" and kind == "image_encoder":
-            hint = "run it with --tracks linear_probe"
-            raise UsageError(f"{self.model.info.name} has no text encoder, so it has no zero-shot prediction",
-                             got=unit.track.name, hint=hint)  # fmt: skip
-
     def _do(self, unit: Unit, table: TaskTable, folder: RunFolder) -> None:
         start = time.monotonic()
-        outcome, images = self._predict(unit, table)
+        job = self._job(unit, table, folder)
+        outcome = method_for(unit, self.model.info, self.suite)(job)
         path = folder.predictions(unit)
-        write_predictions(path, _predictions(table.split("test"), outcome))
+        write_predictions(path, outcome.predictions)
         # Scored as read back, so that what is claimed is exactly what the file gives.
-        stored = read_predictions(path, len(unit.task.classes))
+        stored = read_predictions(path, unit.task)
         test = replace(table, samples=table.split("test"))
         rows = manifest_rows(test, {sample.id: sample.leaks for sample in test.samples})
         frozen = None if unit.task.pending else {row.sample_id: row for row in rows}
@@ -115,24 +93,33 @@ class Runner:
             "recipe_outcome": dict(outcome.chosen),
             "cost": {
                 "wall_seconds": round(time.monotonic() - start, 3),
-                "images": images,
+                "images": job.cache.embedded if job.cache else 0,
                 "training": outcome.training,
             },
         })  # fmt: skip
+        folder.clear_scratch(unit)
 
-    def _predict(self, unit: Unit, table: TaskTable) -> tuple[Outcome, int]:
-        if self.model.info.kind == "control":
-            return _control(cast(Control, self.model.predictor), unit, table), 0
+    def _job(self, unit: Unit, table: TaskTable, folder: RunFolder) -> Job:
+        return Job(
+            unit=unit,
+            table=table,
+            model=self.model,
+            dataset=self.data.dataset(unit.task.dataset),
+            cache=self.cache(),
+            scratch=folder.scratch(unit),
+            log=folder.log(unit),
+            weights=folder.weights(unit) if self.keep_weights else None,
+            progress=self.data.progress,
+            batch_size=self.batch_size,
+        )
+
+    def cache(self) -> FeatureCache | None:
+        """A view of the shared features that counts what is embedded through it; None for a model that embeds none."""
+        if self.model.info.kind not in ("dual_encoder", "image_encoder"):
+            return None
         encoder = cast(ImageEncoder, self.model.predictor)
-        key = [self.model.info.revision, getattr(self.model.info.adapter, "revision", "")]
-        cache = FeatureCache(self.data.cache / "features", encoder, key, self.batch_size, self.data.progress)
-        dataset = self.data.dataset(unit.task.dataset)
-
-        def features(split: SplitName) -> NDArray[np.float32]:
-            return cache.features(dataset, [sample.image for sample in table.split(split)])
-
-        outcome = _METHODS[unit.track.method](encoder, unit, table, features)
-        return outcome, cache.embedded
+        key, folder = self.model.info.revisions, self.data.cache / "features"
+        return FeatureCache(folder, encoder, key, self.batch_size, self.data.progress)
 
     def _write_result(self, folder: RunFolder) -> Path:
         path = folder.path / "result.json"
@@ -145,54 +132,6 @@ class Runner:
             "environment": environment(),
         })  # fmt: skip
         return path
-
-
-Features = Callable[[SplitName], NDArray[np.float32]]
-
-
-def _zero_shot(encoder: ImageEncoder, unit: Unit, table: TaskTable, features: Features) -> Outcome:  # noqa: ARG001
-    prompts = unit.task.prompts[unit.track.recipe["prompts"]]
-    in_class_order = {spec.name: prompts[spec.name] for spec in unit.task.classes}
-    return Outcome(*zero_shot(cast(DualEncoder, encoder), features("test"), in_class_order))
-
-
-def _linear_probe(encoder: ImageEncoder, unit: Unit, table: TaskTable, features: Features) -> Outcome:
-    classes = len(unit.task.classes)
-    train, val = ((features(split), _labels(table.split(split))) for split in ("train", "val"))
-    probe = fit_probe(train, val, classes, unit.track.recipe["penalties"])
-    trained = (encoder.dim + 1) * classes
-    # An L-BFGS fit has no epochs; the samples seen once count, as for any method on cached features.
-    return Outcome(
-        probe.probabilities(features("test")),
-        chosen={"penalty": probe.penalty, "val_loss": round(probe.val_loss, 6), "trained_parameters": trained},
-        training=float(len(train[1]) * trained),
-    )
-
-
-_METHODS: Mapping[str, Callable[[ImageEncoder, Unit, TaskTable, Features], Outcome]] = {
-    "zero_shot": _zero_shot,
-    "linear_probe": _linear_probe,
-}
-
-
-def _control(control: Control, unit: Unit, table: TaskTable) -> Outcome:
-    train, test = _labels(table.split("train")), _labels(table.split("test"))
-    return Outcome(control.probabilities(train, test, len(unit.task.classes), unit.seed))
-
-
-def _labels(samples: Sequence[Sample]) -> NDArray[np.int64]:
-    return np.array([sample.label for sample in samples], np.int64)
-
-
-def _predictions(samples: Sequence[Sample], outcome: Outcome) -> Predictions:
-    nothing = np.empty((len(samples), 0, outcome.probabilities.shape[1]))
-    return Predictions(
-        sample_ids=[sample.id for sample in samples],
-        groups=[sample.group for sample in samples],
-        targets=_labels(samples),
-        probabilities=outcome.probabilities,
-        by_template=nothing if outcome.by_template is None else outcome.by_template,
-    )
 
 
 def environment() -> dict[str, str]:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from vlmed.errors import InputError, Problem
 from vlmed.hashing import target_digest
-from vlmed.metrics.table import METRICS
+from vlmed.metrics import table
 from vlmed.suite.ledger import LEDGER, ledger_problems
 from vlmed.suite.manifest import FOLDER, Manifest, Row, read_manifest
+from vlmed.suite.methods import METHODS, MethodFacts
+from vlmed.suite.questions import question_problems
 from vlmed.suite.splits import assign_split
 from vlmed.suite.types import Suite, Task
 
@@ -21,6 +23,7 @@ def check_suite(suite: Suite, manifests: Path = FOLDER, ledger: Path = LEDGER) -
     split rule, and no clean test sample shares an image or a group with train or val.
     """
     problems = [problem for task in suite.tasks.values() for problem in definition_problems(task)]
+    problems += [problem for task in suite.tasks.values() for problem in _track_problems(task, suite)]
     for task in suite.tasks.values():
         if not task.pending:
             problems += _frozen_problems(task, manifests)
@@ -36,8 +39,20 @@ def definition_problems(task: Task) -> list[Problem]:
     return problems
 
 
+def _track_problems(task: Task, suite: Suite) -> list[Problem]:
+    return [
+        Problem("the track is for other tasks", "tasks.yaml", f"$.tasks.{task.id}.tracks", _kinds(facts), task.kind)
+        for facts in (METHODS[suite.track(name).method] for name in task.tracks)
+        if task.kind not in facts.kinds
+    ]
+
+
+def _kinds(facts: MethodFacts) -> str:
+    return " or ".join(f"a {kind} task" for kind in facts.kinds)
+
+
 def _metric_problems(task: Task, place: str) -> list[Problem]:
-    known = [name for name, metric in METRICS.items() if metric.scores(task.kind)]
+    known = [name for name, metric in table.METRICS.items() if metric.scores(task.kind)]
     problems = [
         Problem(f"no metric of a {task.kind} task", "tasks.yaml", f"{place}.metrics", f"one of {known}", name)
         for name in task.metrics
@@ -80,6 +95,8 @@ def _frozen_problems(task: Task, folder: Path) -> list[Problem]:
     except InputError as error:
         return error.problems
     problems = [*_target_problems(task, manifest), *_split_problems(task, manifest)]
+    if task.kind == "vqa":
+        problems += question_problems(task, (row.sample_id for row in manifest.split("test")), folder)
     return problems + _leak_problems(manifest)
 
 

@@ -1,7 +1,8 @@
 """The freeze ledger: one line per frozen task and track version, and no line ever changes or goes.
 
 A line holds the digest of the definition and, for a task, the manifest's hash (`pending` until someone with access
-freezes it). A later line of the same task may only turn `pending` into a hash.
+freezes it). A later line of the same task may only turn `pending` into a hash. A line of a VQA task's questions holds
+the hash of their file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 
 from vlmed.errors import InputError, Problem
 from vlmed.files import write_text
-from vlmed.suite.types import PENDING, Suite
+from vlmed.hashing import file_hash
+from vlmed.suite.types import PENDING, Suite, Task
 
 LEDGER = Path(__file__).parent / "ledger.jsonl"
 _NOT_FROZEN = "this is not frozen"
@@ -24,9 +26,10 @@ class Line:
     """One frozen version.
 
     Attributes:
-        id: `tasks.NAME@VERSION` or `tracks.NAME@VERSION`, its place in `tasks.yaml`.
-        definition: Digest of what decides a score.
-        manifest: SHA-256 of the manifest or `pending`; empty for a track.
+        id: `tasks.NAME@VERSION` or `tracks.NAME@VERSION`, its place in `tasks.yaml`; `questions.NAME@VERSION` for the
+            questions of a task.
+        definition: Digest of what decides a score; for questions the SHA-256 of their file.
+        manifest: SHA-256 of the manifest or `pending`; empty for others.
     """
 
     id: str
@@ -55,13 +58,13 @@ def ledger_problems(suite: Suite, path: Path = LEDGER) -> list[Problem]:
     lines = read_ledger(path)
     frozen = {line.id: line for line in lines}
     problems = list(_history_problems(lines, path.name))
-    for line in _lines_of(suite):
+    for line in _lines_of(suite, path.parent):
         old = frozen.pop(line.id, None)
         if old is None:
             problems.append(Problem(_NOT_FROZEN, path.name, line.id, hint="freeze it with `vlmed tasks freeze`"))
         else:
             problems += _differences(line, old, path.name)
-    gone = [Problem("something frozen is gone", "tasks.yaml", f"$.{name}", hint="old versions stay") for name in frozen]
+    gone = [Problem("something frozen is gone", *_place(name), hint="old versions stay") for name in frozen]
     return problems + gone
 
 
@@ -72,7 +75,7 @@ def freeze(suite: Suite, path: Path = LEDGER) -> list[str]:
         InputError: A frozen definition or manifest has changed; nothing is written.
     """
     frozen = {line.id: line for line in read_ledger(path)}
-    new = [line for line in _lines_of(suite) if line.id not in frozen or _completes(line, frozen[line.id])]
+    new = [line for line in _lines_of(suite, path.parent) if line.id not in frozen or _completes(line, frozen[line.id])]
     added = {line.id for line in new}
     changed = [problem for problem in ledger_problems(suite, path) if problem.what != _NOT_FROZEN]
     if left := [problem for problem in changed if problem.path.removeprefix("$.") not in added]:
@@ -82,9 +85,22 @@ def freeze(suite: Suite, path: Path = LEDGER) -> list[str]:
     return [line.id for line in new]
 
 
-def _lines_of(suite: Suite) -> list[Line]:
+def questions_path(task: Task, folder: Path = LEDGER.parent) -> Path:
+    """Where the questions of a task lie, below the folder of the ledger."""
+    return folder / "questions" / f"{task.name}-v{task.version}.csv"
+
+
+def _lines_of(suite: Suite, folder: Path) -> list[Line]:
     tasks = [Line(f"tasks.{task.id}", task.definition_digest, task.manifest) for task in suite.tasks.values()]
-    return tasks + [Line(f"tracks.{track.id}", track.digest) for track in suite.tracks.values()]
+    files = {task.id: questions_path(task, folder) for task in suite.tasks.values()}
+    asked = [Line(f"questions.{name}", file_hash(path)) for name, path in files.items() if path.is_file()]
+    return tasks + [Line(f"tracks.{track.id}", track.digest) for track in suite.tracks.values()] + asked
+
+
+def _place(line_id: str) -> tuple[str, str]:
+    """The file and the place in it that a line freezes."""
+    room, _, name = line_id.partition(".")
+    return (f"questions/{name.replace('@', '-v')}.csv", "") if room == "questions" else ("tasks.yaml", f"$.{line_id}")
 
 
 def _completes(line: Line, old: Line) -> bool:
@@ -97,7 +113,7 @@ def _differences(line: Line, old: Line, file: str) -> Iterator[Problem]:
     if line.definition != old.definition:
         hint = f"undo the change, or add {name}@{int(version) + 1} beside it"
         what = "a frozen definition changed without a new version"
-        yield Problem(what, "tasks.yaml", f"$.{line.id}", old.definition, line.definition, hint)
+        yield Problem(what, *_place(line.id), old.definition, line.definition, hint)
     if line.manifest != old.manifest:
         waits = old.manifest == PENDING
         hint = "freeze it with `vlmed tasks freeze`" if waits else "restore the frozen manifest"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal, TypeVar
 
@@ -165,6 +166,22 @@ class Suite:
         """
         return _find("task", name, self.tasks, "list them with `vlmed tasks`")
 
+    def tasks_matching(self, patterns: Sequence[str]) -> list[Task]:
+        """The tasks that names, `name@version` or shell patterns such as `organ*` name, each once, in that order.
+
+        Raises:
+            UsageError: One of them names none.
+        """
+        return _matching(patterns, self.tasks, self.task)
+
+    def tracks_matching(self, patterns: Sequence[str]) -> list[Track]:
+        """The tracks, likewise.
+
+        Raises:
+            UsageError: One of the patterns names none.
+        """
+        return _matching(patterns, self.tracks, self.track)
+
     def track(self, name: str) -> Track:
         """A track by `name` (newest version) or `name@version`.
 
@@ -183,6 +200,17 @@ def _newest(items: Mapping[str, Versioned]) -> dict[str, Versioned]:
         if item.name not in newest or newest[item.name].version < item.version:
             newest[item.name] = item
     return newest
+
+
+def _matching(
+    patterns: Sequence[str], items: Mapping[str, Versioned], find: Callable[[str], Versioned]
+) -> list[Versioned]:
+    found: dict[str, Versioned] = {}
+    for pattern in patterns:
+        alike = [item for name, item in _newest(items).items() if fnmatchcase(name, pattern)]
+        # A pattern that matches nothing is told like a misspelt name.
+        found |= {item.id: item for item in alike or [find(pattern)]}
+    return list(found.values())
 
 
 def _find(kind: str, name: str, items: Mapping[str, Versioned], hint: str) -> Versioned:

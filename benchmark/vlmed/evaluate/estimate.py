@@ -1,0 +1,117 @@
+"""What a run will take, before it runs: units done, images to embed and to train on, and the time for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlmed.data.fractions import share_of
+from vlmed.data.table import TaskTable
+from vlmed.evaluate.run import Runner
+from vlmed.evaluate.units import RunFolder, Unit
+from vlmed.models.protocols import Generator, ImageEncoder, Request
+from vlmed.suite.methods import METHODS
+from vlmed.suite.types import SPLITS
+
+# A training step is a forward and a backward pass, and the backward one takes about twice as long.
+_TRAINING_FACTOR = 3
+_MEASURED = 8
+_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A unit and what it will take.
+
+    Attributes:
+        state: `finished`, `features cached` or `to do`.
+        images: Images that the model will see without training.
+        training: Images that training will see if it never stops early.
+        seconds: Estimated time.
+    """
+
+    unit: Unit
+    state: str
+    images: int
+    training: int
+    seconds: float
+
+
+def estimate(runner: Runner, units: Sequence[Unit], folder: RunFolder) -> list[Planned]:
+    """What each unit will take, in order. A few images are run through the model to measure its speed.
+
+    Features that a unit before computes count as cached for those after it.
+
+    Raises:
+        MissingError, InputError: As `Runner.run`.
+    """
+    per_image = _seconds_per_image(runner)
+    known: set[str] = set()
+    return [_planned(runner, unit, folder, per_image, known) for unit in units]
+
+
+def _planned(runner: Runner, unit: Unit, folder: RunFolder, per_image: float, known: set[str]) -> Planned:
+    if folder.finished(unit):
+        return Planned(unit, "finished", 0, 0, 0.0)
+    table, kind = runner.data.table(unit.task), runner.model.info.kind
+    training = 0 if kind == "control" else _training_images(unit, table)
+    images = 0 if kind == "control" else _images_left(runner, unit, table, known)
+    seconds = (images + training * _TRAINING_FACTOR) * per_image
+    state = "to do" if images or training or kind == "control" else "features cached"
+    return Planned(unit, state, images, training, seconds)
+
+
+def _training_images(unit: Unit, table: TaskTable) -> int:
+    """Images that training sees at most, over all learning rates of the recipe."""
+    recipe = unit.track.recipe
+    if "epochs" not in recipe:
+        return 0
+    train = share_of(table.split("train"), unit.fraction, unit.task.id)
+    return len(train) * int(recipe["epochs"]) * len(recipe["lr"])
+
+
+def _images_left(runner: Runner, unit: Unit, table: TaskTable, known: set[str]) -> int:
+    """Images that the model sees without training, but for those whose features are there or will be by then."""
+    cache, test = runner.cache(), table.split("test")
+    if cache is None:
+        return len(test) * len(unit.track.recipe.get("orders", [0]))
+    if "epochs" in unit.track.recipe:
+        # A tuned encoder's features are of use to no other unit.
+        return len(test)
+    left: set[str] = set()
+    for split in SPLITS if METHODS[unit.track.method].trains else SPLITS[-1:]:
+        images = {sample.image for sample in table.split(split)}
+        left |= set() if cache.holds(sorted(images)) else images - known
+    known |= left
+    return len(left)
+
+
+def _seconds_per_image(runner: Runner) -> float:
+    predictor = runner.model.predictor
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
+    if isinstance(predictor, Generator):
+        request = Request(image, "What does the image show?", _TOKENS)
+        predictor.answer([request])
+        return _time(lambda: predictor.answer([request]))
+    if runner.model.info.kind not in ("dual_encoder", "image_encoder"):
+        return 0.0
+    encoder = cast(ImageEncoder, predictor)
+
+    def embed() -> None:
+        with torch.inference_mode():
+            encoder.encode_images(torch.stack([encoder.preprocess(image)] * _MEASURED)).sum().item()
+
+    embed()
+    return _time(embed) / _MEASURED
+
+
+def _time(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

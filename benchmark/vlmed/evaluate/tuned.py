@@ -1,0 +1,120 @@
+"""Classification with an encoder that is tuned for it, and put back as it was afterwards."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vlmed.data.table import Sample
+from vlmed.evaluate.classify import labels, predictions
+from vlmed.evaluate.job import Job, Outcome
+from vlmed.models.protocols import ImageEncoder
+from vlmed.models.reference import Reference, parse_reference
+from vlmed.models.resolve import resolve
+from vlmed.tuning.batches import Labelled, Pixels
+from vlmed.tuning.recipe import parse_recipe
+from vlmed.tuning.save import save_adapter, save_checkpoint
+from vlmed.tuning.tune import LOG, Tuned, tune
+
+# Preprocessed images that are kept from one epoch to the next; a data set larger than this is decoded every time.
+_HELD_BYTES = 4 * 2**30
+
+
+def by_tuning(job: Job) -> Outcome:
+    """Tune on the unit's share of train, stop and choose on val, predict test."""
+    task, track = job.unit.task, job.unit.track
+    recipe = parse_recipe(track.method, track.recipe, f"tasks.yaml: {track.id}")
+    encoder, images = cast(ImageEncoder, job.model.predictor), _Images(job)
+    prompts = task.prompts[recipe.prompts] if recipe.head == "prompts" else {}
+    classes = {spec.name: prompts.get(spec.name, ()) for spec in task.classes}
+    train, val = (Labelled(images.of(samples), labels(samples)) for samples in (job.train, job.val))
+    with tune(
+        encoder, recipe, train, val, classes, seed=job.unit.seed, folder=job.scratch, progress=job.progress
+    ) as tuned:
+        probabilities = tuned.probabilities(images.of(job.test), len(job.test))
+        shutil.copyfile(job.scratch / LOG, _made(job.log))
+        if job.weights:
+            save(tuned, job, job.weights)
+    return Outcome(predictions(job.test, probabilities), _told(tuned, job), tuned.cost.training)
+
+
+def save(tuned: Tuned, job: Job, folder: Path) -> None:
+    """Write what was tuned as an adapter or a checkpoint that `vlmed run` takes; one that is there is replaced."""
+    info, about = job.model.info, f"{job.unit.task.title} (vlmed task {job.unit.task.id}, unit {job.unit.id})"
+    shutil.rmtree(folder, ignore_errors=True)
+    if tuned.learner.wrapped is not None:
+        save_adapter(tuned, folder, info.ref, info.revision, about)
+        return
+    reference = parse_reference(info.ref)
+    base = resolve(Reference(reference.scheme, reference.location, info.revision)).path
+    save_checkpoint(tuned, folder, base, info.ref, info.revision, about)
+
+
+def _made(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _told(tuned: Tuned, job: Job) -> Mapping[str, float | str | bool]:
+    """What was chosen, what it took and the proof that it trained, for the result."""
+    proof = tuned.proof.to_json()
+    moved = {
+        f"moved: {group.group}": round(group.relative_change, 6)
+        for group in tuned.proof.groups
+        if group.relative_change is not None
+    }
+    return {
+        "lr": tuned.chosen["lr"],
+        "epoch": tuned.chosen["epoch"],
+        "val_loss": round(tuned.chosen["val_loss"], 6),
+        "train_samples": len(job.train),
+        "samples_seen": tuned.cost.samples_seen,
+        "trained_parameters": tuned.cost.trained_parameters,
+        "flops": float(tuned.cost.flops),
+        "changed_tensors": proof["tensors_changed"],
+        "changed_parameters": proof["parameters_changed"],
+        "frozen_tensors": proof["frozen_tensors"],
+        **moved,
+        **({"notes": "; ".join(tuned.notes)[:480]} if tuned.notes else {}),
+    }
+
+
+@dataclass
+class _Images:
+    """Preprocessed images by what is shown, held in memory as long as there is room."""
+
+    job: Job
+    _held: dict[str, torch.Tensor] = field(default_factory=dict)
+    _room: int = _HELD_BYTES
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def of(self, samples: Sequence[Sample]) -> Pixels:
+        """Images of samples by their position."""
+
+        def pixels(rows: NDArray[np.int64]) -> torch.Tensor:
+            return torch.stack([self._image(samples[row]) for row in rows])
+
+        return pixels
+
+    def _image(self, sample: Sample) -> torch.Tensor:
+        # A test image may be shown in place of another one, so the sample says which.
+        held = self._held.get(sample.id)
+        if held is None:
+            held = cast(ImageEncoder, self.job.model.predictor).preprocess(self.job.image(sample))
+            self._hold(sample.id, held)
+        return held
+
+    def _hold(self, name: str, pixels: torch.Tensor) -> None:
+        size = pixels.numel() * pixels.element_size()
+        with self._lock:
+            if size <= self._room and name not in self._held:
+                self._held[name] = pixels
+                self._room -= size

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -24,8 +26,52 @@ DataOption = Annotated[Path | None, typer.Option("--data-root", help="Folder of 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
+# Options of `vlmed` itself that are understood wherever they stand.
+_EVERYWHERE = {"--quiet", "-q", "--no-color", "--no-colour"}
+
 # More would scroll the first, which usually explains the rest, off the screen.
 _SHOWN = 50
+
+
+class Group(TyperGroup):
+    """A group of commands that answers an unknown one as vlmed answers any unknown name."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """See `TyperGroup.resolve_command`.
+
+        Raises:
+            UsageError: There is no such command; names the nearest.
+        """
+        if args[0] not in self.commands and not args[0].startswith("-") and not ctx.resilient_parsing:
+            from vlmed.errors import unknown
+
+            raise unknown(f"command of `{ctx.command_path}`", args[0], self.commands, f"{ctx.command_path} --help")
+        return super().resolve_command(ctx, args)
+
+
+class Root(Group):
+    """`vlmed` itself: `vlmed help COMMAND` is `vlmed COMMAND --help`, and `--quiet` may stand anywhere before `--`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See `TyperGroup.parse_args`."""
+        end = args.index("--") if "--" in args else len(args)
+        args = [*sorted(args[:end], key=lambda word: word not in _EVERYWHERE), *args[end:]]
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
+        return super().parse_args(ctx, args)
+
+
+def be_quiet() -> None:
+    """From here on, this process and the libraries that it loads tell no progress and no notes."""
+    os.environ |= {"VLMED_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def note(text: str) -> None:
+    """Say on standard error what a user likes to know and can do without."""
+    from vlmed.progress import is_quiet
+
+    if not is_quiet():
+        typer.echo(text, err=True)
 
 
 def suite_of(path: Path | None) -> Suite:

@@ -44,7 +44,7 @@ def build(
         print_problems(run.problems)
         typer.echo(f"left out: {run.path}", err=True)
     if as_json:
-        data = leaderboard_json(built.suite, built.submissions, built.tables)
+        data = leaderboard_json(built.board)
         print_json({"page": str(built.page), **data})
     else:
         _print(built)
@@ -76,7 +76,7 @@ def _terminal_table(ranked: Table) -> Any:
 
 
 def _cells(table: Table, row: Row) -> list[str]:
-    from vlmed.leaderboard.page import span
+    from vlmed.leaderboard.html import span
 
     model = row.entry.result["model"]
     rank = span(row.rank) if row.rank else "control" if row.entry.control else "–"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, resumable, suite_of
+from vlmed.cli.common import DataOption, JsonOption, SuiteOption, data_loader, names, note, resumable, suite_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,7 +82,7 @@ def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[U
         except UsageError as error:
             if only:
                 raise
-            typer.echo(f"left out: {error.problems[0].what}", err=True)
+            note(f"left out: {error.problems[0].what}")
     return fitting
 
 
@@ -117,7 +117,7 @@ def _tell_left_out(suite: Suite, tasks: Sequence[str], units: Sequence[Unit]) ->
     kept = {unit.task.id for unit in units}
     for task in suite.tasks_matching(tasks):
         if task.id not in kept:
-            typer.echo(f"{task.id}: left out, it has none of these tracks (see vlmed tasks)", err=True)
+            note(f"{task.id}: left out, it has none of these tracks (see vlmed tasks)")
 
 
 def _check_folders(models: Sequence[str], out: Path | None) -> None:
@@ -139,7 +139,7 @@ def _numbers(listed: str, kind: type[_Number]) -> list[_Number]:
 
 
 def _report(unit: Unit, state: str) -> None:
-    typer.echo(f"{unit.id}: {state}", err=True)
+    note(f"{unit.id}: {state}")
 
 
 def _slug(model: str, adapter: str | None) -> str:

@@ -1,19 +1,41 @@
-"""`vlmed validate` and `vlmed submit`: runs that anyone can believe."""
+"""`vlmed validate`: runs that anyone can believe."""
 
 from __future__ import annotations
 
+import os
+import secrets
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, suite_of
 
+if TYPE_CHECKING:
+    from vlmed.errors import Problem
+    from vlmed.results.many import Draw
+    from vlmed.results.plausible import Flag
+    from vlmed.results.validate import Report
+    from vlmed.suite.types import Suite
+
+# Of more runs than these, the intervals of a seeded draw of units are recomputed.
+_FEW = 20
+_SHARE = 0.02
+
 
 def validate(
-    paths: Annotated[list[Path], typer.Argument(help="Run folders, or folders of submissions.")],
+    paths: Annotated[list[Path], typer.Argument(help="Runs, files in runs, or folders of submissions.")],
     intervals: Annotated[bool, typer.Option(help="Recompute the intervals too.")] = True,
+    full: Annotated[bool, typer.Option("--full", help="Of many runs, recompute all intervals, not a draw.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of the draw; a new one by default.")] = None,
+    against: Annotated[
+        str, typer.Option(metavar="REVISION", help="See that nothing published at this git revision changes.")
+    ] = "",
+    cache: Annotated[Path | None, typer.Option(help="Keep verdicts here; unchanged runs are not read twice.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
     as_json: JsonOption = False,
+    github: Annotated[bool, typer.Option("--github", help="Print annotations for GitHub Actions.")] = False,
     suite: SuiteOption = None,
 ) -> None:
     """Recompute every number of runs from their prediction files. Needs no data, no network, no torch.
@@ -23,52 +45,104 @@ def validate(
     Example: vlmed validate submissions/
     """
     from vlmed.errors import errors_in
-    from vlmed.results.validate import find_runs, validate_run
+    from vlmed.results.compare import manifests_of
+    from vlmed.results.many import Validator
+    from vlmed.results.validate import find_runs
 
-    loaded = suite_of(suite)
-    reports = [validate_run(run, loaded, intervals=intervals) for path in paths for run in find_runs(path)]
+    changed = _changed(paths, against) if against else []
+    runs = list(dict.fromkeys(run for path in paths for run in find_runs(path)))
+    chosen = intervals and (full or len(runs) <= _FEW or _draw(seed))
+    loaded, manifests = suite_of(suite), manifests_of(suite)
+    reports = list(Validator(loaded, manifests, chosen, cache).reports(runs, jobs))
+    flags = {report.folder: _flags(report, loaded, manifests) if len(runs) <= _FEW else [] for report in reports}
     if as_json:
-        print_json([
-            {
-                "run": str(report.folder),
-                "accepted": report.accepted,
-                "recomputed": report.recomputed,
-                "problems": [problem.to_json() for problem in report.problems],
-            }
-            for report in reports
-        ])  # fmt: skip
-    else:
-        for report in reports:
-            print_problems(report.problems)
-            verdict = "accepted" if report.accepted else f"refused, {len(errors_in(report.problems))} errors"
-            typer.echo(f"{report.folder}: {verdict}; {report.recomputed} metrics recomputed")
+        print_json([_facts(report, flags[report.folder]) for report in reports])
+    for report in reports if not as_json else []:
+        _tell(report, flags[report.folder], github)
+    _print_changed(changed, github)
     if any(report.unreadable for report in reports):
         raise typer.Exit(2)
-    if not all(report.accepted for report in reports):
+    if not all(report.accepted for report in reports) or errors_in(changed):
         raise typer.Exit(1)
 
 
-def submit(
-    run: Annotated[Path, typer.Argument(help="A finished run folder.")],
-    org: Annotated[str, typer.Option(help="Your organisation.")],
-    model: Annotated[str, typer.Option(help="The model's name on the leaderboard.")],
-    name: Annotated[str, typer.Option("--run", help="Name of this run, such as a date.")] = "1",
-    to: Annotated[Path, typer.Option(help="The folder of submissions.")] = Path("submissions"),
-    suite: SuiteOption = None,
-) -> None:
-    """Validate a run and copy it into the folder of submissions, whole or not at all.
+def _draw(seed: int | None) -> Draw:
+    from vlmed.results.many import Draw
 
-    Exit code: 0 copied, 1 refused, 2 no readable result, or a name that is taken or can't be a folder.
+    chosen = secrets.randbelow(2**32) if seed is None else seed
+    typer.echo(
+        f"intervals: a draw of {_SHARE:.0%} of the units; repeat it with --seed {chosen}, or all by --full", err=True
+    )
+    return Draw(_SHARE, chosen)
 
-    Example: vlmed submit runs/my-model --org my-lab --model my-model
+
+def _changed(paths: list[Path], revision: str) -> list[Problem]:
+    from vlmed.results.history import history_problems
+
+    return [problem for path in paths if path.is_dir() for problem in history_problems(path, revision)]
+
+
+def _print_changed(changed: list[Problem], github: bool) -> None:
+    if github:
+        for problem in changed:
+            typer.echo(annotation(problem))
+    else:
+        print_problems(changed)
+
+
+def _flags(report: Report, suite: Suite, manifests: Path) -> list[Flag]:
+    """What a human should look at; a run that nobody has submitted yet stands beside no others."""
+    from vlmed.results.plausible import flags_of
+
+    folder = report.folder.resolve()
+    beside = folder.parent.parent if "__" in folder.parent.name else folder
+    return flags_of(report.folder, beside, suite, manifests) if report.accepted else []
+
+
+def _facts(report: Report, flags: Sequence[Flag]) -> dict[str, Any]:
+    return {
+        "run": str(report.folder),
+        "accepted": report.accepted,
+        "recomputed": report.recomputed,
+        "problems": [problem.to_json() for problem in report.problems],
+        "flags": [flag.to_json() for flag in flags],
+    }
+
+
+def _tell(report: Report, flags: Sequence[Flag], github: bool) -> None:
+    from vlmed.errors import errors_in
+
+    if github:
+        for problem in report.problems:
+            typer.echo(annotation(problem))
+    else:
+        print_problems(report.problems)
+    for flag in flags:
+        typer.echo(f"::notice title=look at this::{_escaped(str(flag))}" if github else f"look at this: {flag}")
+    verdict = "accepted" if report.accepted else f"refused, {len(errors_in(report.problems))} errors"
+    typer.echo(f"{report.folder}: {verdict}; {report.recomputed} metrics recomputed")
+
+
+def annotation(problem: Problem) -> str:
+    """A problem as a workflow command of GitHub Actions, which shows it beside the file.
+
+    >>> from vlmed.errors import Problem
+    >>> annotation(Problem("wrong, here", "a/result.json", "$.x", got="1"))
+    '::error file=a/result.json,title=wrong%2C here::$.x: wrong, here%0A  got: 1'
     """
-    from vlmed.errors import InputError
-    from vlmed.results.submit import submit as submit_run
-    from vlmed.results.validate import validate_run
+    file = os.path.relpath(problem.file) if Path(problem.file).is_absolute() else problem.file
+    message = "\n".join(_lines(problem))
+    places = {"file": file, "title": problem.what}
+    listed = ",".join(f"{name}={_escaped(text, ':,')}" for name, text in places.items() if text)
+    return f"::{problem.severity} {listed}::{_escaped(message)}"
 
-    report = validate_run(run, suite_of(suite))
-    if report.unreadable:
-        raise InputError(report.problems)
-    print_problems(problem for problem in report.problems if problem.severity == "warning")
-    target = submit_run(report, org, model, name, to)
-    typer.echo(f"{target}\nnext: open a pull request that adds this folder")
+
+def _lines(problem: Problem) -> Iterator[str]:
+    yield f"{problem.path}: {problem.what}" if problem.path else problem.what
+    details = (("expected", problem.expected), ("got", problem.got), ("next", problem.hint))
+    yield from (f"  {name}: {text}" for name, text in details if text)
+
+
+def _escaped(text: str, further: str = "") -> str:
+    """Text in which nothing ends the command, or one of its properties, early."""
+    return "".join(f"%{ord(mark):02X}" if mark in f"%\r\n{further}" else mark for mark in text)

@@ -28,7 +28,7 @@ def by_generation(job: Job) -> Outcome:
         requests = [Request(job.image(each), prompt(asked[each.id], recipe), recipe["max_tokens"]) for each in samples]
         return list(generator.answer(requests))
 
-    return _outcome(job, list(asked.values()), in_blocks(job, "answers", job.test, ask))
+    return outcome(job, list(asked.values()), in_blocks(job, "answers", job.test, ask))
 
 
 def by_candidates(job: Job) -> Outcome:
@@ -50,7 +50,7 @@ def by_candidates(job: Job) -> Outcome:
     for question, image in zip(asked, images, strict=True):
         similar = [float((image @ rows[text]).max()) for text in itertools.islice(ours, len(question.candidates))]
         answers.append(question.candidates[int(np.argmax(similar))] if similar else "")
-    return _outcome(job, asked, answers)
+    return outcome(job, asked, answers)
 
 
 def by_control(job: Job) -> Outcome:
@@ -59,7 +59,7 @@ def by_control(job: Job) -> Outcome:
     train, test = (questions(job.table, samples) for samples in (job.train, job.test))
     seen = [_asked(train[sample.id], sample) for sample in job.train]
     unseen = [_asked(test[sample.id], sample) for sample in job.test]
-    return _outcome(job, list(test.values()), control.answers(seen, unseen, job.unit.seed))
+    return outcome(job, list(test.values()), control.answers(seen, unseen, job.unit.seed))
 
 
 def prompt(question: Question, recipe: Mapping[str, Any]) -> str:
@@ -77,7 +77,8 @@ def _asked(question: Question, sample: Sample) -> Asked:
     return Asked(question.text, question.candidates, sample.target)
 
 
-def _outcome(job: Job, asked: Sequence[Question], answers: Sequence[str]) -> Outcome:
+def outcome(job: Job, asked: Sequence[Question], answers: Sequence[str]) -> Outcome:
+    """Raw answers to the test split's questions, in order."""
     return Outcome(AnswerPredictions(
         sample_ids=[sample.id for sample in job.test],
         groups=[sample.group for sample in job.test],

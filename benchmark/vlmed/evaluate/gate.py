@@ -10,7 +10,6 @@ from vlmed.data.load import DataLoader
 from vlmed.evaluate.own_features import data_for
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, Unit
-from vlmed.files import read_json, write_json
 from vlmed.models.load import load_model
 from vlmed.models.protocols import LoadedModel
 from vlmed.results.compare import Run, read_run
@@ -58,10 +57,3 @@ class Gate:
     def _run(self, model: LoadedModel, unit: Unit, out: Path) -> Run:
         data = data_for(model, self.data, self.scratch / "own")
         return read_run(Runner(self.suite, model, data).run([unit], RunFolder(out), lambda _unit, _state: None))
-
-
-def put_together(out: Path) -> None:
-    """Name every finished unit in `result.json`: of several processes the last to write may have missed another's."""
-    file = out / "result.json"
-    if file.exists():
-        write_json(file, read_json(file) | {"units": RunFolder(out).outcomes()})

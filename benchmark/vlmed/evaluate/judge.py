@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +34,8 @@ _TEMPERATURE = 0
 # What a model with 64 tokens can't reach; longer ones are cut, and the judge is told.
 _LONGEST = 4000
 _PLAIN = frozenset(" .,;:'()/%+=?!-")
+# Letters by their category that nobody sees: fillers of Korean syllables.
+_UNSEEN = frozenset("\u115f\u1160\u3164\uffa0")
 # A token for each byte of text, as byte-level tokenizers need at most, and the chat template.
 _TEMPLATE_TOKENS = 256
 # Where so many requests are refused, it is not for what is in them.
@@ -89,7 +90,7 @@ def quoted(text: str) -> str:
 
 
 def _is_plain(mark: str) -> bool:
-    return mark in _PLAIN or unicodedata.category(mark) in ("Lu", "Ll", "Lo", "Nd")
+    return mark in _PLAIN or (unicodedata.category(mark) in ("Lu", "Ll", "Lo", "Nd") and mark not in _UNSEEN)
 
 
 def _escape(mark: str) -> str:
@@ -163,7 +164,10 @@ class Judge:
         stop, refused = self.client.stop, 0
         stop.clear()
         scores: dict[str, tuple[int, ...] | None] = {}
-        with ThreadPoolExecutor(self.client.connections) as pool, self._bar(len(turns)) as advance:
+        with (
+            ThreadPoolExecutor(self.client.connections) as pool,
+            self.progress.task("judging", len(turns), "requests") as advance,
+        ):
             try:
                 futures = {pool.submit(self._one, request): key for key, request in turns.items()}
                 for future in as_completed(futures):
@@ -179,9 +183,6 @@ class Judge:
                 # Where this is left early, nothing more is sent; what is under way still ends and is kept.
                 stop.set()
         return scores
-
-    def _bar(self, total: int) -> Any:
-        return self.progress.task("judging", total, "requests")
 
     def _one(self, request: list[Message]) -> tuple[int, ...] | None:
         if scores := read_reply(self._reply(request)):

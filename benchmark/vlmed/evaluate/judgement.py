@@ -14,6 +14,7 @@ from vlmed.errors import InputError, Problem, UsageError
 from vlmed.evaluate.judge import MAX_TOKENS, Item, Judge
 from vlmed.files import write_json
 from vlmed.hashing import file_hash
+from vlmed.metrics.text import spoken
 from vlmed.results.compare import Run
 from vlmed.results.judged import Judged, open_answers, read_judged, score_judged, write_judged
 from vlmed.suite.types import Suite, Task
@@ -25,7 +26,8 @@ class OpenUnit:
 
     Attributes:
         unit: As it stands in `result.json`.
-        sample_ids, groups, items: N of each, in the order of its prediction file.
+        sample_ids, groups, items: N of each, in the order of its prediction file. An answer is what was said without
+            the model's thinking, as `text.spoken` has it.
     """
 
     unit: Mapping[str, Any]
@@ -73,7 +75,7 @@ def _open_unit(run: Run, unit: Mapping[str, Any], suite: Suite, asked: Mapping[s
     ]  # fmt: skip
     if problems:
         raise InputError(problems)
-    items = [Item(asked[name][0], target, answer) for name, _, target, answer in rows]
+    items = [Item(asked[name][0], target, spoken(answer)) for name, _, target, answer in rows]
     return OpenUnit(unit, [row[0] for row in rows], [row[1] for row in rows], items)
 
 
@@ -109,7 +111,7 @@ def judge_run(
 
 
 def _judge_unit(folder: Path, each: OpenUnit, judge: Judge, passes: int) -> dict[str, Any]:
-    name = f"judged/{each.unit['unit']}.parquet"
+    name = f"judged/{Path(each.unit['predictions']['file']).name}"
     write_judged(folder / name, Judged(each.sample_ids, each.groups, judge.scores(each.items, passes)))
     # Scored as read back, so that what is claimed is exactly what the file gives.
     judged = read_judged(folder / name)

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 
 from vlmed.errors import UsageError
 from vlmed.evaluate import answer, classify, retrieve
 from vlmed.evaluate.job import Job, Outcome
-from vlmed.evaluate.tuned import by_tuning
 from vlmed.evaluate.units import Unit
 from vlmed.models.protocols import Kind, ModelInfo
-from vlmed.suite.types import Suite
+from vlmed.suite.types import Suite, Task, Track
 
+
+def _later(module: str, name: str) -> Callable[[Job], Outcome]:
+    """A function whose module is imported when a unit needs it: the libraries for tuning take seconds to load."""
+
+    def method(job: Job) -> Outcome:
+        outcome: Outcome = getattr(importlib.import_module(f"vlmed.evaluate.{module}"), name)(job)
+        return outcome
+
+    return method
+
+
+_by_tuning = _later("tuned", "by_tuning")
 _TUNED: Mapping[Kind, Callable[[Job], Outcome]] = {
-    "dual_encoder": by_tuning,
-    "image_encoder": by_tuning,
+    "dual_encoder": _by_tuning,
+    "image_encoder": _by_tuning,
     "control": classify.by_control,
+}
+# The same methods where a task has captions for classes.
+_TUNED_ON_CAPTIONS: Mapping[Kind, Callable[[Job], Outcome]] = {
+    "dual_encoder": _later("paired", "by_captions"),
+    "control": retrieve.by_control,
 }
 METHODS: Mapping[str, Mapping[Kind, Callable[[Job], Outcome]]] = {
     "zero_shot": {"dual_encoder": classify.by_prompts, "control": classify.by_control},
@@ -34,6 +51,8 @@ METHODS: Mapping[str, Mapping[Kind, Callable[[Job], Outcome]]] = {
         "generator": answer.by_generation,
         "control": answer.by_control,
     },
+    "fusion": {"dual_encoder": _later("fused", "by_fusion"), "control": answer.by_control},
+    "sft": {"generator": _later("tuned_generator", "by_answers"), "control": answer.by_control},
 }
 
 _WHAT: Mapping[Kind, str] = {
@@ -50,9 +69,9 @@ def method_for(unit: Unit, model: ModelInfo, suite: Suite) -> Callable[[Job], Ou
     Raises:
         UsageError: A model of this kind can't follow the track; names the tracks of the task that it can follow.
     """
-    by_kind = METHODS[unit.track.method]
+    by_kind = _functions(unit.task, unit.track)
     if model.kind not in by_kind:
-        fitting = [name for name in unit.task.tracks if model.kind in METHODS[suite.track(name).method]]
+        fitting = [name for name in unit.task.tracks if model.kind in _functions(unit.task, suite.track(name))]
         raise UsageError(
             f"{model.name} {_WHAT[model.kind]}, so it can't follow {unit.track.id} on {unit.task.id}",
             expected=" or ".join(f"a model that {_WHAT[kind]}" for kind in by_kind if kind != "control"),
@@ -60,3 +79,8 @@ def method_for(unit: Unit, model: ModelInfo, suite: Suite) -> Callable[[Job], Ou
             hint=f"run it with --tracks {','.join(fitting)}" if fitting else "",
         )
     return by_kind[model.kind]
+
+
+def _functions(task: Task, track: Track) -> Mapping[Kind, Callable[[Job], Outcome]]:
+    functions = METHODS[track.method]
+    return _TUNED_ON_CAPTIONS if functions is _TUNED and task.kind == "retrieval" else functions

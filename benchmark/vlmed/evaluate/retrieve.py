@@ -24,16 +24,17 @@ def by_similarity(job: Job) -> Outcome:
         embedded = encoder.encode_texts(distinct).float().cpu().numpy()
     row = {caption: place for place, caption in enumerate(distinct)}
     images = image_vectors(encoder, job.features(job.test))
-    return _outcome(job, images, embedded[[row[caption] for caption in captions]])
+    return outcome(job, images, embedded[[row[caption] for caption in captions]])
 
 
 def by_control(job: Job) -> Outcome:
     """What a control finds without seeing an image."""
     control = cast(Control, job.model.predictor)
-    return _outcome(job, *control.vectors([sample.target for sample in job.test], job.unit.seed))
+    return outcome(job, *control.vectors([sample.target for sample in job.test], job.unit.seed))
 
 
-def _outcome(job: Job, images: NDArray[Any], texts: NDArray[Any]) -> Outcome:
+def outcome(job: Job, images: NDArray[Any], texts: NDArray[Any]) -> Outcome:
+    """Both directions' ranks from embeddings (N, D) of the test split's images and captions, in order."""
     ids = [sample.id for sample in job.test]
     keys = [target_digest(job.unit.task.name, sample.target) for sample in job.test]
     return Outcome(RetrievalPredictions(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def by_tuning(job: Job) -> Outcome:
     """Tune on the unit's share of train, stop and choose on val, predict test."""
     task, track = job.unit.task, job.unit.track
     recipe = parse_recipe(track.method, track.recipe, f"tasks.yaml: {track.id}")
-    encoder, images = cast(ImageEncoder, job.model.predictor), _Images(job)
+    encoder, images = cast(ImageEncoder, job.model.predictor), Images(job)
     prompts = task.prompts[recipe.prompts] if recipe.head == "prompts" else {}
     classes = {spec.name: prompts.get(spec.name, ()) for spec in task.classes}
     train, val = (Labelled(images.of(samples), labels(samples)) for samples in (job.train, job.val))
@@ -40,13 +40,23 @@ def by_tuning(job: Job) -> Outcome:
         encoder, recipe, train, val, classes, seed=job.unit.seed, folder=job.scratch, progress=job.progress
     ) as tuned:
         probabilities = tuned.probabilities(images.of(job.test), len(job.test))
-        shutil.copyfile(job.scratch / LOG, _made(job.log))
-        if job.weights:
-            save(tuned, job, job.weights)
-    return Outcome(predictions(job.test, probabilities), _told(tuned, job), tuned.cost.training)
+        keep(tuned, job)
+    return Outcome(predictions(job.test, probabilities), told(tuned, job), tuned.cost.training)
 
 
-def save(tuned: Tuned, job: Job, folder: Path) -> None:
+def keep(tuned: Tuned[Any], job: Job) -> None:
+    """Keep the training's log, and what was tuned where the run shall keep it."""
+    keep_log(job)
+    if job.weights:
+        save(tuned, job, job.weights)
+
+
+def keep_log(job: Job) -> None:
+    """Keep the training's log."""
+    shutil.copyfile(job.scratch / LOG, _made(job.log))
+
+
+def save(tuned: Tuned[Any], job: Job, folder: Path) -> None:
     """Write what was tuned as an adapter or a checkpoint that `vlmed run` takes; one that is there is replaced."""
     info, about = job.model.info, f"{job.unit.task.title} (vlmed task {job.unit.task.id}, unit {job.unit.id})"
     shutil.rmtree(folder, ignore_errors=True)
@@ -63,7 +73,7 @@ def _made(path: Path) -> Path:
     return path
 
 
-def _told(tuned: Tuned, job: Job) -> Mapping[str, float | str | bool]:
+def told(tuned: Tuned[Any], job: Job) -> Mapping[str, float | str | bool]:
     """What was chosen, what it took and the proof that it trained, for the result."""
     proof = tuned.proof.to_json()
     moved = {
@@ -88,7 +98,7 @@ def _told(tuned: Tuned, job: Job) -> Mapping[str, float | str | bool]:
 
 
 @dataclass
-class _Images:
+class Images:
     """Preprocessed images by what is shown, held in memory as long as there is room."""
 
     job: Job

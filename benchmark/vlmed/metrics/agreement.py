@@ -41,7 +41,7 @@ def agreement(first: ArrayLike, second: ArrayLike) -> Agreement:
         InputError: They are no columns of one length.
 
     >>> agreement([10, 20, 30], [10, 20, 40])
-    Agreement(n=3, exact=0.6666666666666666, mean_difference=3.3333333333333335, alpha=0.8760330578512397)
+    Agreement(n=3, exact=0.6666666666666666, mean_difference=3.3333333333333335, alpha=0.8780487804878049)
     """
     mine, theirs = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if mine.ndim != 1 or mine.shape != theirs.shape:

@@ -7,7 +7,7 @@ The first class that applies is the answer's:
   asked for.
 - `paraphrase` (language): it means the target in other words, and is wrong only to string matching.
 - `granularity` (language): right, but coarser or finer than the target: the whole for a part, a class for its member,
-  a qualifier too few or too many.
+  a qualifier too few or too many. Sides that contradict each other make it `spatial` before that.
 - `object_absent` (cross-modal): it claims something that the image does not show: a finding that the target denies,
   more than none of it, or an organ of a region of the body that the target does not touch.
 - `spatial` (cross-modal): another side, place or direction.

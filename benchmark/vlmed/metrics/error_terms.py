@@ -12,7 +12,7 @@ from functools import cache
 
 from vlmed.metrics.text import tokens
 
-# Each line: a term, then after `=` its other names. Plurals in -s need no entry of their own.
+# Each line: a term, then after `=` other names of it; long lists take several lines. Plurals in -s need no entry.
 _MODALITIES = """
 x ray = xray, radiograph, film, chest film, radiography, plain film, plain radiograph, roentgenogram, cxr
 ct = computed tomography, cat, computed tomographic, cect
@@ -47,8 +47,10 @@ green
 yellow
 """
 _SIGNALS = """
-hyperdense = high density, high attenuation, more dense, increased density, hyperattenuating, hyperattenuated, dense, hyper dense, radiopaque
-hypodense = low density, low attenuation, less dense, decreased density, hypoattenuating, hypoattenuated, hypo dense, radiolucent
+hyperdense = high density, high attenuation, more dense, increased density
+hyperdense = hyperattenuating, hyperattenuated, dense, hyper dense, radiopaque
+hypodense = low density, low attenuation, less dense, decreased density
+hypodense = hypoattenuating, hypoattenuated, hypo dense, radiolucent
 isodense
 hyperintense = high signal, hyperintensity, high intensity, high signal intensity, bright signal
 hypointense = low signal, hypointensity, low intensity, low signal intensity, dark signal
@@ -186,7 +188,8 @@ infarct = infarction, stroke
 fracture = broken, break
 calcification
 stone = calculus, calculi, kidney stone, gallstone
-cardiomegaly = enlarged heart, heart enlargement, heart is enlarged, enlarged cardiac silhouette, enlarged cardiac shadow
+cardiomegaly = enlarged heart, heart enlargement, heart is enlarged
+cardiomegaly = enlarged cardiac silhouette, enlarged cardiac shadow
 consolidation = opacity, opacities, opacification
 emphysema = hyperinflation
 fibrosis
@@ -218,12 +221,13 @@ OPPOSITES = frozenset(
     )
 )  # fmt: skip
 # Words that say nothing by themselves, in answers and questions.
-FILLERS = frozenset(  # noqa: SIM905
-    "of in on at to is are was were be it its this that there and or with for by as from show shown shows see seen "
-    "image picture scan photo answer plane side part lobe field region area i can patient appear look like type kind "
-    "located location present visible into within has have do doe did any system study weighted view section "
-    "which what where how contain exist body human evidence observed identified which finding".split()
-)
+_FILLERS = """
+of in on at to is are was were be it its this that there and or with for by as from show shown shows see seen
+image picture scan photo answer plane side part lobe field region area i can patient appear look like type kind
+located location present visible into within has have do doe did any system study weighted view section
+which what where how contain exist body human evidence observed identified which finding
+"""
+FILLERS = frozenset(_FILLERS.split())
 
 
 def terms(text: str) -> list[str]:

@@ -129,6 +129,7 @@ def alone(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="vlmed-") as home:
         for name in names:
+            (Path(home) / name).parent.mkdir(exist_ok=True)
             (Path(home) / name).symlink_to((folder / name).resolve())
         try:
             yield Path(home)

@@ -20,7 +20,7 @@ from vlmed.errors import InputError, Problem
 from vlmed.models.chat import Chat, chat_of
 from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import check_tokenizer, to_rgb
-from vlmed.models.hf import _quiet
+from vlmed.models.hf_loading import quiet, refuse_missing
 from vlmed.models.protocols import Request
 
 T = TypeVar("T")
@@ -48,22 +48,17 @@ def companions(folder: Path) -> tuple[Companion, ...]:  # noqa: ARG001
 
 
 def load_weights(files: ModelFiles) -> nn.Module:
-    """The model on the CPU: in the checkpoint's own precision where there is a CUDA device to run it, else float32.
+    """The model, still on the CPU: in the checkpoint's own precision if it is to run on a CUDA device, else float32.
 
     Raises:
         InputError: The checkpoint lacks weights that the architecture needs.
     """
-    with _quiet():
+    with quiet():
         model, report = AutoModelForImageTextToText.from_pretrained(
             files.path, local_files_only=True, trust_remote_code=files.trust_remote_code, output_loading_info=True
         )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise InputError(
-            "the checkpoint lacks weights", file=files.path, expected=listed, got="random values in their place"
-        )
-    weights: nn.Module = model if torch.cuda.is_available() else model.float()
+    refuse_missing(report["missing_keys"], files.path)
+    weights: nn.Module = model if files.on_cuda else model.float()
     return weights
 
 
@@ -72,13 +67,13 @@ def family_of(model: Any) -> tuple[str, str]:
     return str(model.config.model_type), type(model).__name__
 
 
-def make_predictor(model: Any, files: ModelFiles, device: str) -> HfGenerator:
-    """The generator with the model's own processor and chat template; on the CPU it computes in float32.
+def make_predictor(model: Any, files: ModelFiles, device: str) -> HfGenerator:  # noqa: ARG001
+    """The generator with the model's own processor and chat template.
 
     Raises:
         InputError: The model lacks its processor or tokenizer, or can't be spoken to.
     """
-    with _quiet():
+    with quiet():
         processor = AutoProcessor.from_pretrained(
             files.path, local_files_only=True, trust_remote_code=files.trust_remote_code
         )
@@ -91,7 +86,7 @@ def make_predictor(model: Any, files: ModelFiles, device: str) -> HfGenerator:
         )
     _check_tokenizers(processor, files.path)
     chat = chat_of(processor, model.config.model_type, files.path)
-    return HfGenerator(model.float() if torch.device(device).type == "cpu" else model, processor, chat)
+    return HfGenerator(model, processor, chat)
 
 
 def _check_tokenizers(processor: Any, folder: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ import torch
 from PIL import Image
 from torch import nn
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
-from transformers.utils import logging
 
-from vlmed.errors import InputError, UsageError
+from vlmed.errors import UsageError
 from vlmed.models.blip import IMAGE_PARAMETERS, RETRIEVERS
 from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TowerEncoder, TwoTowerEncoder, check_tokenizer, preprocessing_key, with_forward
 from vlmed.models.hf_features import embedding, image_tokens, text_features, text_tokens, tokenizer_of
+from vlmed.models.hf_loading import quiet, refuse_missing
 from vlmed.models.image_only import backbone_tower
 from vlmed.models.layouts import CONFIG
 from vlmed.models.snapshot import read_config
@@ -41,21 +40,17 @@ def load_weights(files: ModelFiles) -> nn.Module:
     """
     settings: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
     retriever = next((RETRIEVERS[name] for name in _architectures(files.path) if name in RETRIEVERS), None)
-    with _quiet():
+    with quiet():
         if retriever:
             model, report = retriever.from_pretrained(files.path, **settings)
         else:
             model, report = AutoModel.from_pretrained(files.path, trust_remote_code=files.trust_remote_code, **settings)
-    missing = sorted(report["missing_keys"])
+    missing = report["missing_keys"]
     if any(name.startswith("pooler.") for name in missing):
         # A classifier's checkpoint never trained the pooler; without one, `backbone_tower` takes the first token.
         model.pooler = None
         missing = [name for name in missing if not name.startswith("pooler.")]
-    if missing:
-        listed = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
-        raise InputError(
-            "the checkpoint lacks weights", file=files.path, expected=listed, got="random values in their place"
-        )
+    refuse_missing(missing, files.path)
     if model.config.model_type == "aimv2":
         # transformers' SDPA path forgets that the text side is causal when no text of a batch is padded.
         model.text_model.set_attn_implementation("eager")
@@ -66,19 +61,6 @@ def load_weights(files: ModelFiles) -> nn.Module:
 def _architectures(folder: Path) -> list[str]:
     listed = read_config(folder / CONFIG).get("architectures")
     return listed if isinstance(listed, list) else []
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No progress bar and no load report: what matters in the report becomes an error here."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
 
 
 def family_of(model: Any) -> tuple[str, str]:

@@ -12,6 +12,9 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 
+# The only folder of which anything is loaded: InstructBLIP's second tokenizer.
+SECOND_TOKENIZER = "qformer_tokenizer"
+
 _INDEX = ".index.json"
 # Configurations, tokenizers, preprocessing and, for those who allow it to run, code.
 _SIDE_FILES = (".json", ".txt", ".model", ".jinja", ".py")
@@ -105,7 +108,7 @@ def files_that_matter(names: Collection[str], where: str) -> list[str]:
     """The files a model or adapter is loaded from, sorted: configurations and one set of weights, safetensors first.
 
     Args:
-        names: All files at the root of the repository or folder.
+        names: All files at the root of the repository or folder, and those of a second tokenizer.
         where: The repository or folder, for the error.
 
     Raises:

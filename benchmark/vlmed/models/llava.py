@@ -97,13 +97,11 @@ def companions(folder: Path) -> tuple[Companion, ...]:
     config = _checked_config(folder)
     if any(name.startswith(_TOWER) for name in _weight_names(folder)):
         return ()
-    # Among the checkpoint's own files these names would be the language model's.
-    wanted = tuple(name for name in _TOWER_WEIGHTS if not (folder / name).exists())
-    return (Companion(_tower_repository(config), wanted),)
+    return (Companion(_tower_repository(config), _TOWER_WEIGHTS, apart=True),)
 
 
 def load_weights(files: ModelFiles) -> nn.Module:
-    """The model on the CPU: in the checkpoint's own precision where there is a CUDA device to run it, else float32.
+    """The model, still on the CPU: in the checkpoint's own precision if it is to run on a CUDA device, else float32.
 
     Raises:
         InputError: Lists every weight that is missing, left over or of another shape, or what of the configuration is
@@ -112,7 +110,7 @@ def load_weights(files: ModelFiles) -> nn.Module:
     raw = _checked_config(files.path)
     weights = _read(files.path)
     stored = next((tensor.dtype for tensor in weights.values() if tensor.is_floating_point()), torch.float32)
-    precision = stored if torch.cuda.is_available() else torch.float32
+    precision = stored if files.on_cuda else torch.float32
     for folder in files.companions.values():
         weights |= _read_tower(folder)
     config = _config(raw, _tower_config(weights, files.path))
@@ -129,8 +127,8 @@ def family_of(model: Any) -> tuple[str, str]:
     return str(model.config.model_type), type(model).__name__
 
 
-def make_predictor(model: Any, files: ModelFiles, device: str) -> HfGenerator:
-    """The generator with the authors' prompt, tokenization and preprocessing; on the CPU it computes in float32.
+def make_predictor(model: Any, files: ModelFiles, device: str) -> HfGenerator:  # noqa: ARG001
+    """The generator with the authors' prompt, tokenization and preprocessing.
 
     Raises:
         InputError: The tokenizer is missing or knows tokens that the model does not.
@@ -148,7 +146,7 @@ def make_predictor(model: Any, files: ModelFiles, device: str) -> HfGenerator:
         )
     processor = LlavaProcessor(model.config, tokenizer, pad=_value(raw, "image_aspect_ratio") == "pad")
     chat = _KINDS[raw["model_type"]][1]
-    return HfGenerator(model.float() if torch.device(device).type == "cpu" else model, processor, chat)
+    return HfGenerator(model, processor, chat)
 
 
 class LlavaProcessor:

@@ -86,7 +86,7 @@ def _load_files(base: Resolved, adapters: Sequence[Resolved], device: str, trust
     remote_code = check_remote_code(base.path, trust_remote_code)
     names = _checked_files(base)
     family = _family(base.path)
-    files = model_files(base.path, family.companions(base.path), trust_remote_code)
+    files = model_files(base.path, family.companions(base.path), trust_remote_code, device)
     _check_companions(files)
     # Code that a model brings may lie in folders of its own; what was allowed to run is not shut in.
     home = (

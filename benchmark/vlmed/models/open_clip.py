@@ -12,6 +12,7 @@ from open_clip.tokenizer import HFTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import nn
 
+from vlmed.models.attention_pool import call_projections
 from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TwoTowerEncoder, check_tokenizer, preprocessing_key, with_forward
 from vlmed.models.layouts import CONFIG, OPEN_CLIP_CONFIG
@@ -58,8 +59,10 @@ def load_weights(files: ModelFiles) -> nn.Module:
         # open_clip would ask the Hub for the newest; the tower's weights are in the checkpoint.
         here = str(files.companions[text["hf_model_name"]])
         changes["text_cfg"] = {**text, "hf_model_name": here, "hf_model_pretrained": False}
-    model: nn.Module = create_model(f"local-dir:{files.path}", require_pretrained=True, **changes)
-    return model
+    model = create_model(f"local-dir:{files.path}", require_pretrained=True, **changes)
+    call_projections(model.visual)
+    weights: nn.Module = model
+    return weights
 
 
 def family_of(model: Any) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.modified_resnet import AttentionPool2d, ModifiedResNet
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import Transformer
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from torch.nn import functional
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from vlmed.errors import InputError
+from vlmed.models.attention_pool import call_projections
 from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TwoTowerEncoder, check_tokenizer, preprocessing_key
 from vlmed.models.published import build_exactly, read_weights
@@ -56,23 +57,6 @@ _PREPROCESSING = {
     "resize_mode": "shortest",
     "fill_color": 0,
 }
-
-
-class AttentionPool(AttentionPool2d):  # type: ignore[misc]
-    """open_clip's pooling, which reads the weights of its projections, computed by calling them.
-
-    Otherwise a LoRA on them, the only linear layers of the image tower, would train nothing and act only once merged.
-    """
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """Maps (B, C, H, W) -> embeddings (B, D): what the mean over all places attends to."""
-        places = maps.flatten(2).transpose(1, 2)
-        places = torch.cat([places.mean(dim=1, keepdim=True), places], dim=1) + self.positional_embedding
-        query, key, value = self.q_proj(places[:, :1]), self.k_proj(places), self.v_proj(places)
-        by_head = [part.reshape(*part.shape[:2], self.num_heads, -1).transpose(1, 2) for part in (query, key, value)]
-        attended = functional.scaled_dot_product_attention(*by_head)
-        embeddings: Tensor = self.c_proj(attended.transpose(1, 2).flatten(1))
-        return embeddings
 
 
 class Fusion(nn.Module):
@@ -115,15 +99,14 @@ class PmcClip(nn.Module):
         super().__init__()
         width, dim = _size(weights, "visual.conv3.weight", 64), _size(weights, "visual.attnpool.c_proj.weight", 768)
         side = math.isqrt(_size(weights, "visual.attnpool.positional_embedding", 50) - 1)
-        heads = width * 32 // _POOLING_HEAD_WIDTH
         self.visual = ModifiedResNet(
             layers=[_blocks(weights, f"visual.layer{stage}.", blocks) for stage, blocks in enumerate((3, 4, 6, 3), 1)],
             output_dim=dim,
-            heads=heads,
+            heads=width * 32 // _POOLING_HEAD_WIDTH,
             image_size=side * 32,
             width=width,
         )
-        self.visual.attnpool = AttentionPool(side, width * 32, heads, dim)
+        call_projections(self.visual)
         self.text_encoder = BertModel(bert)
         self.text_projection = nn.Parameter(torch.zeros(bert.hidden_size, dim))
         self.logit_scale = nn.Parameter(torch.tensor(_LOGIT_SCALE))

@@ -15,10 +15,11 @@ from typing import Any
 
 from vlmed.errors import InputError, MissingError, UsageError, VlmedError, unknown
 from vlmed.files import write_text
-from vlmed.models.layouts import MARKERS, OPEN_CLIP_CONFIG, files_that_matter
+from vlmed.models.layouts import MARKERS, OPEN_CLIP_CONFIG, SECOND_TOKENIZER, files_that_matter
 from vlmed.models.reference import Reference
 from vlmed.models.snapshot import check_sizes, content_revision, is_weights, root_files
 
+_ROOT_FILE = re.compile(rf"({SECOND_TOKENIZER}/)?[^/\\]+")
 _ATTEMPTS = 5
 # Seconds that a busy server may ask us to wait; who is told to come back later than that is told so.
 _LONGEST_WAIT = 60.0
@@ -232,7 +233,7 @@ def _look_up(repository: str, revision: str) -> tuple[str, dict[str, int | None]
     if not re.fullmatch("[0-9a-f]{40}", commit):
         raise InputError("the Hub gives no commit", file=repository, expected="40 hex digits", got=repr(commit)[:200])
     # Models lie at the root; what else a repository holds, and any path that would leave it, is never asked for.
-    return commit, {file.rfilename: file.size for file in info.siblings or [] if not {"/", "\\"} & set(file.rfilename)}
+    return commit, {file.rfilename: file.size for file in info.siblings or [] if _ROOT_FILE.fullmatch(file.rfilename)}
 
 
 def _address(repository: str) -> dict[str, Any]:

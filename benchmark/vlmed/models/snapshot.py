@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmed.errors import InputError, Problem, UsageError
 from vlmed.hashing import digest, file_hash
-from vlmed.models.layouts import CONFIG, files_that_matter
+from vlmed.models.layouts import CONFIG, SECOND_TOKENIZER, files_that_matter
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".tar")
 # Keys under which configurations name Python code: transformers', its pipelines', Hydra's.
@@ -27,8 +27,10 @@ _LARGEST = {
 
 
 def root_files(folder: Path) -> list[str]:
-    """The names of the files directly in `folder`."""
-    return sorted(path.name for path in folder.iterdir() if path.is_file())
+    """The names of the files directly in `folder`, and of those of a second tokenizer with the name of its folder."""
+    second = folder / SECOND_TOKENIZER
+    paths = (*folder.iterdir(), *(second.iterdir() if second.is_dir() else ()))
+    return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())
 
 
 def content_revision(folder: Path) -> str:
@@ -70,7 +72,7 @@ def check_sizes(sizes: Mapping[str, int | None], where: str) -> list[Problem]:
     """
     problems = []
     for name, size in sizes.items():
-        limit = next(limit for pattern, limit in _LARGEST.items() if re.fullmatch(pattern, name))
+        limit = next(limit for pattern, limit in _LARGEST.items() if re.fullmatch(pattern, Path(name).name))
         if limit and size and size > limit:
             what, hint = "the file is too large to be what its name says", "check that this is the original model"
             problems.append(Problem(what, where, name, f"at most {limit:,} bytes", f"{size:,}", hint))
@@ -84,7 +86,7 @@ def is_weights(name: str) -> bool:
 
 def is_configuration(name: str) -> bool:
     """Whether a library reads the file of this name as a configuration."""
-    return name == CONFIG or name.endswith("_config.json")
+    return Path(name).name == CONFIG or name.endswith("_config.json")
 
 
 def read_config(path: Path) -> dict[str, Any]:

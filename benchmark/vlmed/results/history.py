@@ -39,10 +39,12 @@ def _problems(
     for status, name in changes:
         path = PurePosixPath(name).relative_to(place)
         run = "/".join(path.parts[:2])
-        if run not in published:
-            continue
         rest = "/".join(path.parts[2:])
-        if status != "A" or not rest.startswith(_LATER):
+        if run not in published:
+            if rest.startswith(_LATER):
+                hint = "leave it out; it comes after the run, from whoever keeps the submissions"
+                yield Problem("a new run can't bring its own audit or retraction", str(submissions / path), hint=hint)
+        elif status != "A" or not rest.startswith(_LATER):
             what = f"a file of a published run was {_WORDS.get(status, status)}"
             yield Problem(what, str(submissions / path), hint=_HINT)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vlmed.errors import InputError, Problem, VlmedError
-from vlmed.files import parse_json, read_bytes
+from vlmed.files import read_bytes
 from vlmed.hashing import file_hash
 from vlmed.metrics.agreement import Agreement, agreement
 from vlmed.metrics.intervals import Estimate
@@ -25,8 +25,8 @@ from vlmed.metrics.means import mean_estimate
 from vlmed.results.answered import AnswerPredictions
 from vlmed.results.columns import LARGEST_FILE, parse_table, schema_of, texts, write_table
 from vlmed.results.compare import Run, read_run
+from vlmed.results.document import read_document
 from vlmed.results.judge_prompt import frozen_prompts
-from vlmed.suite.load import schema_problems
 from vlmed.suite.types import Suite
 
 CRITERIA = ("helpfulness", "relevance", "accuracy", "level_of_detail")
@@ -56,7 +56,7 @@ class Judged:
     @property
     def unjudged(self) -> NDArray[np.bool_]:
         """Which answers the first pass could not judge, (N,)."""
-        return np.isnan(self.scores[:, 0]).any(axis=1)
+        return np.asarray(np.isnan(self.scores[:, 0]).any(axis=1))
 
 
 def write_judged(path: Path, judged: Judged) -> None:
@@ -88,17 +88,12 @@ def read_judged(path: Path) -> Judged:
 
 
 def _score_problems(ids: Sequence[str], scores: NDArray[np.float64], file: str) -> Iterator[Problem]:
-    absent = np.isnan(scores)
-    outside = ~absent & ((scores < LOWEST) | (scores > HIGHEST))
-    partial = absent.any(axis=2) & ~absent.all(axis=2)
-    for row in np.flatnonzero(outside.any(axis=(1, 2)) | partial.any(axis=1)):
-        yield Problem(
-            "these are no scores",
-            file,
-            ids[row],
-            f"{LOWEST} to {HIGHEST} for each criterion, or none",
-            str(scores[row]),
-        )
+    absent: NDArray[np.bool_] = np.isnan(scores)
+    outside = np.asarray(~absent & ((scores < LOWEST) | (scores > HIGHEST)))
+    partial = np.asarray(absent.any(axis=2) & ~absent.all(axis=2))
+    expected = f"{LOWEST} to {HIGHEST} for each criterion, or none"
+    for row in np.flatnonzero(outside.any(axis=(1, 2)) | partial.any(axis=1)).tolist():
+        yield Problem("these are no scores", file, ids[row], expected, str(scores[row].tolist()))
 
 
 def score_judged(judged: Judged, passes: int) -> dict[str, Any]:
@@ -152,9 +147,7 @@ def judgement_problems(folder: Path, suite: Suite) -> list[Problem]:
     if not path.exists() and not path.is_symlink():
         return []
     try:
-        judgement = parse_json(read_bytes(path, LARGEST_FILE, links=False), path)
-        if problems := schema_problems(judgement, "judge.schema.json", str(path)):
-            return problems
+        judgement = read_document(path, "judge.schema.json").value
         return [*_prompt_problems(judgement, str(path)), *_unit_problems(judgement, read_run(folder), suite, path)]
     except VlmedError as error:
         return error.problems

@@ -120,14 +120,19 @@ def _suite_key(suite: Suite) -> list[str]:
 
 def _verdict(report: Report) -> dict[str, Any]:
     problems = [asdict(problem) for problem in report.problems]
-    return {"problems": problems, "unreadable": report.unreadable, "recomputed": report.recomputed}
+    return {
+        "problems": problems,
+        "unreadable": report.unreadable,
+        "recomputed": report.recomputed,
+        "sha256": report.sha256,
+    }
 
 
 def _read_verdict(path: Path, run: Path) -> Report | None:
     try:
         kept = read_json(path)
         problems = [Problem(**problem) for problem in kept["problems"]]
-        return Report(run, problems, kept["unreadable"], kept["recomputed"])
+        return Report(run, problems, kept["unreadable"], kept["recomputed"], kept["sha256"])
     except (VlmedError, LookupError, TypeError):
         return None
 

@@ -120,7 +120,7 @@ class UnitCheck:
 
     def _warn_of_text(self, task: Task, predictions: Predictions) -> None:
         access = task.dataset.access
-        if isinstance(predictions, AnswerPredictions) and access != "open":
+        if isinstance(predictions, AnswerPredictions) and access not in ("open", "embedded"):
             what = f"the prediction file holds the answers of {task.dataset.name} in clear"
             hint = "ask its publisher whether you may publish them"
             self._say(what, ".predictions.file", "open access", access, hint=hint, severity="warning")

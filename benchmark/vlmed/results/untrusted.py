@@ -15,7 +15,7 @@ from vlmed.errors import Problem
 
 # Folders whose content is read; others, such as a run's own notes, are never opened.
 FOLDERS = ("predictions", "audits")
-_FILES = ("result.json", "submission.json", "fingerprint.parquet")
+_FILES = ("result.json", "submission.json", "fingerprint.parquet", "retraction.json")
 _MOST_FILES = 10_000
 _LONGEST = 300
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmed.errors import InputError, Problem, VlmedError, errors_in
+from vlmed.results.audits import audit_problems
+from vlmed.results.description import RETRACTION, description_problems
 from vlmed.results.document import read_document
 from vlmed.results.frozen import Frozen
 from vlmed.results.unit_check import Choice, UnitCheck
@@ -25,12 +27,14 @@ class Report:
         problems: Everything that is wrong; errors refuse, warnings are shown.
         unreadable: `result.json` is no such document at all, so nothing else could be checked.
         recomputed: Number of metrics that were recomputed and agree.
+        sha256: Of `result.json` as it was read.
     """
 
     folder: Path
     problems: list[Problem] = field(default_factory=list)
     unreadable: bool = False
     recomputed: int = 0
+    sha256: str = ""
 
     @property
     def accepted(self) -> bool:
@@ -91,8 +95,10 @@ def _check(report: Report, suite: Suite, frozen: Frozen, intervals: Choice) -> N
         report.problems += error.problems
         report.unreadable = True
         return
-    result = document.value
+    result, report.sha256 = document.value, document.sha256
     report.problems += [*document.form_problems(), *_run_problems(folder, result)]
+    report.problems += description_problems(folder, result, suite, frozen)
+    report.problems += [*_retraction_problems(folder), *audit_problems(folder, result, document.sha256)]
     for index, unit in enumerate(result["units"]):
         check = UnitCheck(folder, f"$.units[{index}]", unit, suite, frozen, intervals)
         check.check()
@@ -113,6 +119,14 @@ def _run_problems(folder: Path, result: Mapping[str, Any]) -> Iterator[Problem]:
     for path in sorted((folder / "predictions").glob("*")):
         if f"predictions/{path.name}" not in files:
             yield Problem("no unit names this file", str(path), hint="remove it, or name it", severity="warning")
+
+
+def _retraction_problems(folder: Path) -> Iterator[Problem]:
+    if (folder / RETRACTION).exists():
+        try:
+            yield from read_document(folder / RETRACTION, "retraction.schema.json").form_problems()
+        except VlmedError as error:
+            yield from error.problems
 
 
 def _twice(file: str, field: str, what: str, values: Sequence[str]) -> Iterator[Problem]:

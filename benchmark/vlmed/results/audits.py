@@ -1,0 +1,168 @@
+"""Audits: what a second run of a model on drawn samples must show, and the records that say whether it did.
+
+A sample differs where the two runs say something else of it by more than hardware and libraries explain:
+
+- classification: any class probability differs by more than 0.02;
+- retrieval: the rank of the true item differs by more than one and 2 % of the gallery, in either direction;
+- VQA: the parsed answers differ.
+
+A record is worth as much as whoever merges it: a submission can't bring its own (`history`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmed.errors import Problem, VlmedError
+from vlmed.results.document import read_document
+from vlmed.results.predictions import (
+    AnswerPredictions,
+    ClassificationPredictions,
+    Predictions,
+    RetrievalPredictions,
+)
+from vlmed.suite.splits import bucket
+
+FOLDER = "audits"
+_SCHEMA = "audit.schema.json"
+_PROBABILITY = 0.02
+_RANK_SHARE = 0.02
+# Greedy decoding forks where two words are as likely; on other hardware a few answers in a hundred do.
+_ANSWERS = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the drawn samples of a unit.
+
+    Attributes:
+        compared: How many were drawn.
+        differing: On how many the runs differ by more than the tolerance.
+        largest_difference: In a probability or rank; 0 or 1 for answers.
+        allowed: How many may differ.
+    """
+
+    compared: int
+    differing: int
+    largest_difference: float
+    tolerance: float
+    allowed: int
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the second run says what the first one did."""
+        return self.compared > 0 and self.differing <= self.allowed
+
+
+def draw(sample_ids: Sequence[str], samples: int, seed: int) -> list[str]:
+    """A seeded draw of `samples` ids without replacement, all where there are fewer; in id order."""
+    return sorted(sorted(sample_ids, key=lambda name: (bucket(f"audit {seed}", name), name))[:samples])
+
+
+def compare(claimed: Predictions, again: Predictions, drawn: Sequence[str]) -> Comparison:
+    """Hold predictions against those of a second run, on the drawn samples, which both must have.
+
+    Raises:
+        KeyError: One of them lacks a drawn sample.
+    """
+    ours, theirs = (_rows(each, drawn) for each in (claimed, again))
+    tolerance, allowed, differences = 0.0, 0, np.zeros(0)
+    if isinstance(claimed, ClassificationPredictions) and isinstance(again, ClassificationPredictions):
+        differences = np.abs(claimed.probabilities[ours] - again.probabilities[theirs]).max(axis=1)
+        tolerance = _PROBABILITY
+    elif isinstance(claimed, RetrievalPredictions) and isinstance(again, RetrievalPredictions):
+        differences = _rank_differences(claimed, again, ours, theirs)
+        tolerance = 1 + _RANK_SHARE * len(claimed.sample_ids)
+    elif isinstance(claimed, AnswerPredictions) and isinstance(again, AnswerPredictions):
+        first, second = (each.answered.take(rows).parsed for each, rows in ((claimed, ours), (again, theirs)))
+        differences = np.array([float(one != other) for one, other in zip(first, second, strict=True)])
+        allowed = int(_ANSWERS * len(drawn))
+    differing = int((differences > tolerance).sum())
+    return Comparison(len(drawn), differing, float(differences.max(initial=0)), tolerance, allowed)
+
+
+def _rows(predictions: Predictions, drawn: Sequence[str]) -> list[int]:
+    place = {name: row for row, name in enumerate(predictions.sample_ids)}
+    return [place[name] for name in drawn]
+
+
+def _rank_differences(
+    claimed: RetrievalPredictions, again: RetrievalPredictions, ours: Sequence[int], theirs: Sequence[int]
+) -> NDArray[np.float64]:
+    pairs = zip(claimed.directions.values(), again.directions.values(), strict=True)
+    moved = np.array([np.abs(one.ranks[ours] - other.ranks[theirs]) for one, other in pairs], np.float64)
+    largest: NDArray[np.float64] = moved.max(axis=0)
+    return largest
+
+
+def power(total: int, altered: int, samples: int, allowed: int = 0) -> float:
+    """Chance that a draw contradicts a unit of which `altered` of `total` predictions are not the model's.
+
+    One minus the chance that at most `allowed` altered ones are drawn, a hypergeometric probability.
+
+    >>> round(power(1000, 50, 64), 3)
+    0.965
+    """
+    samples = min(samples, total)
+    missed = sum(comb(altered, k) * comb(total - altered, samples - k) for k in range(min(allowed, samples) + 1))
+    return 1 - missed / comb(total, samples)
+
+
+def audit_problems(run: Path, result: Mapping[str, Any], sha256: str) -> Iterator[Problem]:
+    """What is wrong with the audits of a run: no such record, or of another result."""
+    known = {unit["unit"] for unit in result["units"]}
+    for path in sorted((run / FOLDER).glob("*")):
+        try:
+            document = read_document(path, _SCHEMA)
+        except VlmedError as error:
+            yield from error.problems
+            continue
+        record = document.value
+        yield from document.form_problems()
+        yield from _record_problems(record, known, str(path))
+        if record["result"] != sha256:
+            yield Problem("this audit is of another result.json", str(path), "$.result", sha256, record["result"])
+
+
+def _record_problems(record: Mapping[str, Any], known: set[str], file: str) -> Iterator[Problem]:
+    for index, unit in enumerate(record["units"]):
+        place = f"$.units[{index}]"
+        if unit["unit"] not in known:
+            yield Problem("the run has no such unit", file, f"{place}.unit", "a unit of the run", unit["unit"])
+        right = unit["compared"] > 0 and unit["differing"] <= unit["allowed"]
+        expected = "confirmed" if right else "contradicted" if unit["compared"] else "skipped"
+        if unit["verdict"] != expected:
+            yield Problem(
+                "the verdict is not what the numbers give", file, f"{place}.verdict", expected, unit["verdict"]
+            )
+    if record["verdict"] != (expected := verdict([unit["verdict"] for unit in record["units"]])):
+        yield Problem("the verdict is not what the units give", file, "$.verdict", expected, record["verdict"])
+
+
+def verdict(units: Sequence[str]) -> str:
+    """A record's verdict from those of its units: one contradiction is enough, and confirmed are all or none."""
+    if "contradicted" in units:
+        return "contradicted"
+    return "incomplete" if "skipped" in units or not units else "confirmed"
+
+
+def verified(run: Path, result: Mapping[str, Any], sha256: str) -> frozenset[str]:
+    """The units of a run that an audit confirmed and none contradicted; damaged records count for nothing."""
+    confirmed: set[str] = set()
+    contradicted: set[str] = set()
+    for path in sorted((run / FOLDER).glob("*.json")):
+        try:
+            record = read_document(path, _SCHEMA).value
+        except VlmedError:
+            continue
+        if record["result"] == sha256:
+            confirmed |= {unit["unit"] for unit in record["units"] if unit["verdict"] == "confirmed"}
+            contradicted |= {unit["unit"] for unit in record["units"] if unit["verdict"] == "contradicted"}
+    return frozenset(confirmed & {unit["unit"] for unit in result["units"]}) - contradicted

@@ -11,17 +11,21 @@ What goes wrong on a real network is put into `faults`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
 
 LFS_SUFFIXES = (".safetensors", ".bin", ".pt")
 
@@ -60,6 +64,7 @@ class HubServer:
     """The server.
 
     Attributes:
+        pull_requests: The files of every pull request, by path.
         requests: Every request as `METHOD path`.
         authorizations: Host and `Authorization` header of every request, empty where it had none.
         ranges: Every `Range` header.
@@ -75,6 +80,7 @@ class HubServer:
         self.authorizations: list[tuple[str, str]] = []
         self.after_information: Callable[[], object] = lambda: None
         self.repositories: dict[str, Repository] = {}
+        self.pull_requests: list[dict[str, bytes]] = []
         self.requests: list[str] = []
         self._stopped = False
         self._server = _Server(self)
@@ -125,6 +131,22 @@ class HubServer:
         }
 
 
+@contextmanager
+def local_hub(cache: Path) -> Iterator[HubServer]:
+    """A local Hub for this process, with a cache of its own; the library read its settings when it was imported, so
+    they are set again."""
+    from huggingface_hub import constants
+
+    with HubServer() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.delenv("HF_TOKEN", raising=False)
+        yield server
+
+
 def _sha1(data: bytes) -> str:
     return hashlib.sha1(data).hexdigest()
 
@@ -160,6 +182,28 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._answer()
+
+    def do_POST(self) -> None:
+        """Uploads: how each file is to be sent, then all of them in one commit, which becomes a pull request."""
+        path, self.fault = urlsplit(self.path), Fault("")
+        self.hub.requests.append(f"POST {path.path}")
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        match = re.fullmatch(r"/api/datasets/(.+?)/(preupload|commit)/main", path.path)
+        if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+            self._refuse(401, "Unauthorized", "Invalid credentials")
+        elif not match or match[1] not in self.hub.repositories:
+            self._refuse(404, "RepoNotFound", "Repository not found")
+        elif match[2] == "preupload":
+            files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
+            self._json({"files": files})
+        elif "create_pr=1" in path.query:
+            lines = [json.loads(line)["value"] for line in body.splitlines() if '"file"' in line]
+            self.hub.pull_requests.append({line["path"]: base64.b64decode(line["content"]) for line in lines})
+            place = f"{self.hub.url}/datasets/{match[1]}"
+            pull = f"{place}/discussions/{len(self.hub.pull_requests)}"
+            self._json({"commitUrl": f"{place}/commit/{'f' * 40}", "commitOid": "f" * 40, "pullRequestUrl": pull})
+        else:
+            self._refuse(403, "Forbidden", "only pull requests")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
@@ -254,7 +298,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command in ("GET", "POST"):
             self._write(body)
 
     def _write(self, body: bytes) -> None:

@@ -272,7 +272,11 @@ class World:
             },
             "scores": score(task, stored, frozen),
             "recipe_outcome": {},
-            "cost": {"wall_seconds": 1.5, "images": len(stored.sample_ids), "training": 0},
+            "cost": {
+                "wall_seconds": 1.5,
+                "images": len(stored.sample_ids),
+                "training": 0 if track.method != "linear_probe" else 5e6 * fraction,
+            },
         }
 
     def _predict(self, key: str, task: Task, skill: float, samples: slice) -> Predictions:

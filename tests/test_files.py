@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vlmed.errors import InputError, MissingError
-from vlmed.files import new_file, read_json, write_json
+from vlmed.files import new_file, read_bytes, read_json, write_json
 
 
 def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
@@ -27,6 +28,10 @@ def test_json_comes_back_as_it_went(tmp_path: Path) -> None:
         (b'{"a": 1, "a": 2}', "'a' stands twice"),
         (b"\xff\xfe", "byte 0"),
         (b"[" * 200_000, "refused"),
+        (b"[" * 70 + b"]" * 70, "64 levels"),
+        (b'{"a": 1e999}', "too large"),
+        (b"9007199254740992", "too large"),
+        (b"-" + b"9" * 5000, "too large"),
         (b"", "not JSON"),
     ],
 )
@@ -37,6 +42,44 @@ def test_bad_json_is_refused_with_its_place(tmp_path: Path, text: bytes, says: s
         read_json(path)
     assert says in str(caught.value)
     assert "bad.json" in str(caught.value)
+
+
+def test_what_is_just_within_the_limits_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "edge.json"
+    path.write_bytes(b"[" * 64 + b"9007199254740991" + b"]" * 64)
+    assert "9007199254740991" in str(read_json(path))
+
+
+def test_a_million_keys_of_which_one_stands_twice_are_told_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    path.write_text("{" + ",".join(f'"{number}": 0' for number in [*range(300_000), 7]) + "}")
+    with pytest.raises(InputError, match="'7' stands twice"):
+        read_json(path)
+
+
+def test_a_pipe_a_folder_a_device_and_a_sparse_giant_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    with (tmp_path / "giant").open("wb") as file:
+        file.truncate(10 * 2**30)
+    for path, says in (("pipe", "no file"), ("folder", "no file"), ("/dev/zero", "no file"), ("giant", "too long")):
+        with pytest.raises(InputError, match=says):
+            read_bytes(tmp_path / path, 1000)
+
+
+def test_a_link_is_read_only_where_links_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert read_bytes(tmp_path / "link", 1) == b"x"
+    with pytest.raises(InputError, match="link is no evidence"):
+        read_bytes(tmp_path / "link", 1, links=False)
+
+
+def test_a_file_of_exactly_the_limit_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"12345")
+    assert read_bytes(tmp_path / "file", 5) == b"12345"
+    with pytest.raises(InputError, match="at most 4 bytes"):
+        read_bytes(tmp_path / "file", 4)
 
 
 def test_missing_json(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from endpoint_server import EndpointServer
-from families import DUAL, FAMILIES, GENERATORS, IMAGE, publish
+from families import FAMILIES, GENERATORS, IMAGE, TRACKS, checkpoint, publish
 from hub_server import HubServer, local_hub
 from vlmed.cli import main
 from vlmed.data.load import DataLoader
@@ -26,12 +26,6 @@ from vlmed.suite.types import Suite
 
 # transformers' PaliGemma processor meets NumPy 2.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-TRACKS = {
-    **dict.fromkeys(DUAL, ("zero_shot", "linear_probe", "zero_shot_retrieval", "zero_shot_vqa")),
-    **dict.fromkeys(IMAGE, ("linear_probe",)),
-    **dict.fromkeys(GENERATORS, ("zero_shot_choice", "zero_shot_vqa")),
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +44,6 @@ def tiny_suite(small_suite: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The tiny checkpoint of a family. Read-only."""
-    home = tmp_path_factory.mktemp("families")
-    return lambda name: home / name if (home / name).exists() else FAMILIES[name](home / name)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +76,8 @@ def units(run: Path, suite: Suite) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_from_the_hub_by_commit_on_phantoms(name: str, folder, hub, vlmed, tiny_suite: Path, tmp_path: Path) -> None:
-    repository, commit = publish(hub, name, folder(name))
+def test_from_the_hub_by_commit_on_phantoms(name: str, hub, vlmed, tiny_suite: Path, tmp_path: Path) -> None:
+    repository, commit = publish(hub, name)
     ref, out = f"hf:{repository}@{commit}", tmp_path / "run"
     vlmed("--model", ref, "--tasks", "lesion,report,asked", "--tracks", ",".join(TRACKS[name]), "--suite", tiny_suite,
           "--out", out)  # fmt: skip
@@ -111,9 +98,9 @@ ON_BREASTMNIST = (
 
 
 @pytest.mark.parametrize("name", ON_BREASTMNIST)
-def test_from_a_folder_on_breastmnist(name: str, folder, vlmed, shared_data: Path, tmp_path: Path) -> None:
+def test_from_a_folder_on_breastmnist(name: str, vlmed, shared_data: Path, tmp_path: Path) -> None:
     track = TRACKS[name][0]
-    vlmed("--model", f"dir:{folder(name)}", "--tasks", "breastmnist", "--tracks", track, "--data-root", shared_data,
+    vlmed("--model", f"dir:{checkpoint(name)}", "--tasks", "breastmnist", "--tracks", track, "--data-root", shared_data,
           "--out", tmp_path / "run")  # fmt: skip
     found = units(tmp_path / "run", load_suite())[track]
     assert found.probabilities.shape == (156, 2)
@@ -121,11 +108,11 @@ def test_from_a_folder_on_breastmnist(name: str, folder, vlmed, shared_data: Pat
 
 
 @torch.inference_mode()
-def test_blip_2_is_judged_by_the_largest_cosine(folder, tiny_suite: Path, cache: Path, tmp_path: Path, vlmed) -> None:
+def test_blip_2_is_judged_by_the_largest_cosine(tiny_suite: Path, cache: Path, tmp_path: Path, vlmed) -> None:
     """Against transformers' own similarities, in every track of a dual encoder."""
     from transformers import AutoImageProcessor, AutoTokenizer, Blip2ForImageTextRetrieval
 
-    home, suite = folder("blip2_retrieval"), load_suite(tiny_suite)
+    home, suite = checkpoint("blip2_retrieval"), load_suite(tiny_suite)
     tracks = "zero_shot,zero_shot_retrieval,zero_shot_vqa"
     vlmed("--model", f"dir:{home}", "--tasks", "lesion,report,asked", "--tracks", tracks, "--suite", tiny_suite,
           "--out", tmp_path / "run")  # fmt: skip

@@ -23,7 +23,6 @@ from vlmed.models.load import load_model
 from vlmed.models.protocols import LoadedModel, ModelInfo
 from vlmed.results.predictions import AnswerPredictions, read_predictions
 from vlmed.results.validate import validate_run
-from vlmed.suite import methods
 from vlmed.suite.types import Suite, Track
 from vlmed.tuning import generative, generator_trial
 from vlmed.tuning.generator_batches import Pairs
@@ -56,11 +55,6 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return generator_factories.tiny_llava(tmp_path_factory.mktemp("models") / "tiny-llava")
-
-
-@pytest.fixture(autouse=True)
-def known_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods.METHODS, "sft", methods.MethodFacts(("vqa",), ("fraction", "seed")))  # type: ignore[arg-type]
 
 
 @pytest.fixture

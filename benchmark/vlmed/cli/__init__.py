@@ -33,6 +33,7 @@ app = typer.Typer(
     name="vlmed",
     cls=common.Root,
     help="The standardized benchmark for medical vision-language models.",
+    epilog="Start with `vlmed doctor`; see it all work offline with `vlmed demo`.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -66,7 +67,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),
+    version: bool = typer.Option(False, "--version", help="Print the version.", callback=_version, is_eager=True),  # noqa: ARG001
     quiet: bool = typer.Option(
         False, "--quiet", "-q", envvar="VLMED_QUIET", help="No progress and no notes; results and problems remain."
     ),
@@ -85,7 +86,7 @@ def main() -> None:
     Exit code: 0 done, 1 a check failed, 2 wrong use or input, 3 data that only the user can get, 130 stopped.
     """
     try:
-        app()
+        app(prog_name="vlmed")
     except VlmedError as error:
         common.print_problems(error.problems)
         if not any(problem.hint for problem in error.problems):

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmed.cli.common import DataOption, SuiteOption, data_loader, print_problems, resumable, suite_of
+from vlmed.cli.common import (
+    DataOption,
+    JsonOption,
+    SuiteOption,
+    data_loader,
+    print_json,
+    print_problems,
+    resumable,
+    suite_of,
+)
+
+if TYPE_CHECKING:
+    from vlmed.suite.types import Dataset
 
 app = typer.Typer(help="Find, prepare and prove data sets.", no_args_is_help=True)
 
@@ -27,7 +40,7 @@ def prepare(task: str, data_root: DataOption = None, suite: SuiteOption = None) 
 
 
 @app.command()
-def verify(task: str, data_root: DataOption = None, suite: SuiteOption = None) -> None:
+def verify(task: str, data_root: DataOption = None, as_json: JsonOption = False, suite: SuiteOption = None) -> None:
     """Prove that your copy of a data set is the frozen one, down to every pixel. Nothing leaves this machine.
 
     Example: vlmed data verify breastmnist
@@ -36,9 +49,15 @@ def verify(task: str, data_root: DataOption = None, suite: SuiteOption = None) -
     loader = data_loader(data_root)
     problems = loader.dataset(chosen.dataset).damaged_images()
     table = loader.table(chosen)
-    print_problems(problems)
+    if as_json:
+        told = [problem.to_json() for problem in problems]
+        print_json({"task": chosen.id, "samples": len(table.samples), "pending": chosen.pending, "problems": told})
+    else:
+        print_problems(problems)
     if problems:
         raise typer.Exit(1)
+    if as_json:
+        return
     if chosen.pending:
         typer.echo(f"{chosen.id}: {len(table.samples)} samples read; its manifest is pending, so nothing is proved")
     else:
@@ -46,7 +65,7 @@ def verify(task: str, data_root: DataOption = None, suite: SuiteOption = None) -
 
 
 @app.command()
-def where(task: str, data_root: DataOption = None, suite: SuiteOption = None) -> None:
+def where(task: str, data_root: DataOption = None, as_json: JsonOption = False, suite: SuiteOption = None) -> None:
     """Say where a task's data lie, or how to get them.
 
     Example: vlmed data where breastmnist
@@ -54,17 +73,25 @@ def where(task: str, data_root: DataOption = None, suite: SuiteOption = None) ->
     from vlmed.data.locate import data_roots
 
     dataset = suite_of(suite).task(task).dataset
-    folder, file = dataset.options.get("folder", dataset.name), dataset.options.get("file", "")
-    typer.echo(f"{dataset.title} ({dataset.licence}; access: {dataset.access})")
-    if dataset.access == "embedded":
-        typer.echo("made by vlmed itself; nothing to download")
+    looked = [] if dataset.access == "embedded" else [_look(dataset, root) for root in data_roots(data_root)]
+    if as_json:
+        facts = {name: getattr(dataset, name) for name in ("title", "licence", "access", "homepage", "layout")}
+        places = [{"path": str(place), "found": found} for place, found in looked]
+        print_json({"dataset": dataset.name, **facts, "places": places})
         return
-    for root in data_roots(data_root):
-        # A data set of one file needs no folder of its own.
-        places = [root / folder / file, *([root / file] if file else [])]
-        found = next((place for place in places if place.exists()), None)
-        typer.echo(f"found: {found}" if found else f"not in: {places[0]}")
-    typer.echo(f"{dataset.homepage}\n{dataset.layout}")
+    typer.echo(f"{dataset.title} ({dataset.licence}; access: {dataset.access})")
+    for place, found in looked:
+        typer.echo(f"found: {place}" if found else f"not in: {place}")
+    typer.echo(f"{dataset.homepage}\n{dataset.layout}" if looked else "made by vlmed itself; nothing to download")
+
+
+def _look(dataset: Dataset, root: Path) -> tuple[Path, bool]:
+    """Where a data set lies below a root, or would lie, and whether it does."""
+    folder, file = dataset.options.get("folder", dataset.name), dataset.options.get("file", "")
+    # A data set of one file needs no folder of its own.
+    places = [root / folder / file, *([root / file] if file else [])]
+    found = next((place for place in places if place.exists()), None)
+    return found or places[0], found is not None
 
 
 @app.command()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from vlmed.cli.common import DataOption, JsonOption, SuiteOption, data_loader, names, note, resumable, suite_of
+from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, note, print_json, resumable, suite_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vlmed.evaluate.estimate import Planned
     from vlmed.evaluate.run import Runner
     from vlmed.evaluate.units import RunFolder, Unit
     from vlmed.suite.types import Suite
@@ -31,6 +32,7 @@ def run(
     out: Annotated[Path | None, typer.Option(help="Run folder. A run there goes on where it ended.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show units, their state and estimates; run nothing.")] = False,
     keep_weights: Annotated[bool, typer.Option(help="Keep what is tuned, as adapters and checkpoints.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan, or where the result lies, as JSON.")] = False,
     data_root: DataOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
@@ -52,6 +54,7 @@ def run(
     units = units_of(loaded, names(tasks), names(tracks), _numbers(fractions, float), _numbers(seeds, int))
     _check_folders(models, out)
     _tell_left_out(loaded, names(tasks), units)
+    told: list[dict[str, Any]] = []
     for ref in models:
         folder = RunFolder(out or Path("runs") / _slug(ref, adapter))
         with resumable(f"finished units are kept in {folder.path}"):
@@ -63,10 +66,13 @@ def run(
                             keep_weights)  # fmt: skip
             fitting = _fitting(runner, units, only=len(models) == 1)
             if plan:
-                _show_plan(runner, fitting, folder)
+                told += _plan(runner, fitting, folder, show=not as_json)
             elif fitting:
-                result = runner.run(fitting, folder, _report)
-                typer.echo(f"{result}\nnext: vlmed validate {folder.path}")
+                told.append({"model": ref, "result": str(runner.run(fitting, folder, _report))})
+                if not as_json:
+                    typer.echo(f"{told[-1]['result']}\nnext: vlmed validate {folder.path}")
+    if as_json:
+        print_json(told)
 
 
 def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[Unit]:
@@ -86,14 +92,21 @@ def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[U
     return fitting
 
 
-def _show_plan(runner: Runner, units: Sequence[Unit], folder: RunFolder) -> None:
-    from rich.table import Table
-
-    from vlmed.cli.common import print_table
+def _plan(runner: Runner, units: Sequence[Unit], folder: RunFolder, show: bool) -> list[dict[str, Any]]:
     from vlmed.evaluate.estimate import estimate
 
     planned = estimate(runner, units, folder)
-    table = Table(title=f"{runner.model.info.name}: {len(units)} units into {folder.path}")
+    if show:
+        _show_plan(planned, f"{runner.model.info.name}: {len(units)} units into {folder.path}")
+    return [{**vars(each), "model": runner.model.info.name, "unit": each.unit.id} for each in planned]
+
+
+def _show_plan(planned: Sequence[Planned], title: str) -> None:
+    from rich.table import Table
+
+    from vlmed.cli.common import print_table
+
+    table = Table(title=title)
     for column in ("unit", "state", "images to embed", "training images at most", "time about"):
         table.add_column(column, justify="left" if column in ("unit", "state") else "right")
     for each in planned:

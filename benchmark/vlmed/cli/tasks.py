@@ -54,7 +54,7 @@ def show(name: str, as_json: JsonOption = False, suite: SuiteOption = None) -> N
 
 
 @app.command()
-def check(suite: SuiteOption = None) -> None:
+def check(as_json: JsonOption = False, suite: SuiteOption = None) -> None:
     """Prove the whole frozen suite: schema, meaning, manifests, ledger. Needs no data.
 
     Example: vlmed tasks check
@@ -63,12 +63,18 @@ def check(suite: SuiteOption = None) -> None:
 
     loaded = suite_of(suite)
     problems = check_suite(loaded)
-    print_problems(problems)
+    pending = sum(task.pending for task in loaded.tasks.values())
+    frozen = len(loaded.tasks) - pending
+    if as_json:
+        told = [problem.to_json() for problem in problems]
+        print_json({"suite": loaded.version, "frozen": frozen, "pending": pending, "problems": told})
+    else:
+        print_problems(problems)
     if problems:
         typer.echo(f"{len(problems)} problems in suite {loaded.version}", err=True)
         raise typer.Exit(1)
-    pending = sum(task.pending for task in loaded.tasks.values())
-    frozen = len(loaded.tasks) - pending
+    if as_json:
+        return
     typer.echo(f"suite {loaded.version}: {frozen} tasks proved frozen, {pending} wait for their manifest, no problems")
 
 

@@ -7,7 +7,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 from vlmed.data.locate import cache_root, data_roots, find_dataset
 from vlmed.data.sources import open_source
 from vlmed.errors import UsageError, VlmedError
-from vlmed.suite.types import Dataset, Suite
+from vlmed.suite.types import Dataset, Suite, Task
 
 State = Literal["ok", "warning", "missing"]
 _HUB = "https://huggingface.co"
@@ -81,14 +81,12 @@ def _software(suite: Suite) -> Iterator[Finding]:
     yield Finding(
         "vlmed", "ok", f"{_version('vlmed')}, suite {suite.version}: {len(suite.tasks)} tasks, {pending} pending"
     )
-    required = metadata.requires("vlmed") or []
-    yield from (_extra(name, use, required) for name, use in _EXTRAS.items())
+    yield from (_extra(name, use) for name, use in _EXTRAS.items())
 
 
-def _extra(name: str, use: str, required: Iterable[str]) -> Finding:
+def _extra(name: str, use: str) -> Finding:
     """Whether the packages of an extra are there and new enough."""
-    wanted = [line.partition(";")[0].strip() for line in required if re.search(rf"extra == ['\"]{name}['\"]", line)]
-    packages = [_requirement(text) for text in wanted if not text.startswith("vlmed")]
+    packages = _packages(name) if name == "run" else [each for each in _packages(name) if each not in _packages("run")]
     faults = [fault for package, least in packages if (fault := _fault(package, least))]
     if faults:
         fix = f"pip install 'vlmed[{name}]', which {use}; in a clone: pip install '.[{name}]'"
@@ -96,6 +94,13 @@ def _extra(name: str, use: str, required: Iterable[str]) -> Finding:
         return Finding(f"extra {name}", state, ", ".join(faults), fix, needed=name == "run")
     shown = ", ".join(f"{package} {_version(package)}" for package, _ in packages)
     return Finding(f"extra {name}", "ok", f"{use}: {shown}")
+
+
+def _packages(extra: str) -> list[tuple[str, str]]:
+    """The packages of an extra with their least versions."""
+    marked = re.compile(rf"extra == ['\"]{extra}['\"]")
+    wanted = [line.partition(";")[0].strip() for line in metadata.requires("vlmed") or [] if marked.search(line)]
+    return [_requirement(text) for text in wanted if not text.startswith("vlmed")]
 
 
 def _requirement(text: str) -> tuple[str, str]:
@@ -154,7 +159,7 @@ def _accelerators(torch: Any) -> Iterator[Finding]:
         fix = "install a build of torch for your CUDA version: https://pytorch.org/get-started/locally/"
         yield Finding("GPU", "warning", "there is an NVIDIA driver, and torch can't use it", fix)
     else:
-        fix = "nothing to do for small tasks; tuning large models takes a machine with a GPU, or fewer --fractions"
+        fix = "fine for small tasks; large models and tuning want a GPU: see `vlmed run --plan` for the time they take"
         yield Finding("GPU", "warning", "none: models run on the CPU, in float32", fix)
 
 
@@ -218,16 +223,14 @@ def _data(suite: Suite, root: Path | None) -> Iterator[Finding]:
     unset = len(roots) == 1
     fix = "for data that vlmed may not download: export VLMED_DATA=/folder/of/data/sets" if unset else ""
     yield Finding("data roots", "ok", ", ".join(map(str, roots)), fix)
-    names = {task.dataset.name: task.dataset for task in suite.current_tasks()}
-    yield from (_dataset(dataset, roots) for dataset in names.values())
+    names = {task.dataset.name: task for task in suite.current_tasks()}
+    yield from (_dataset(task, roots) for task in names.values())
 
 
-def _dataset(dataset: Dataset, roots: list[Path]) -> Finding:
-    part = f"data {dataset.name}"
-    if dataset.access == "embedded":
-        return Finding(part, "ok", "made by vlmed itself")
-    looker: Callable[[Dataset, list[Path]], Finding] = _one_file if "url" in dataset.options else _folder
-    return looker(dataset, roots)
+def _dataset(task: Task, roots: list[Path]) -> Finding:
+    if task.dataset.access == "embedded":
+        return Finding(f"data {task.dataset.name}", "ok", "made by vlmed itself")
+    return _one_file(task.dataset, roots) if "url" in task.dataset.options else _folder(task, roots)
 
 
 def _one_file(dataset: Dataset, roots: list[Path]) -> Finding:
@@ -238,10 +241,10 @@ def _one_file(dataset: Dataset, roots: list[Path]) -> Finding:
     return Finding(f"data {dataset.name}", "ok", what)
 
 
-def _folder(dataset: Dataset, roots: list[Path]) -> Finding:
+def _folder(task: Task, roots: list[Path]) -> Finding:
     """A data set of many files: its tables are read, its images are not."""
-    part, step = f"data {dataset.name}", " ".join(dataset.layout.split())
-    how = f"{dataset.licence}; {dataset.access}. {step}"
+    dataset, part = task.dataset, f"data {task.dataset.name}"
+    how = f"`vlmed data where {task.name}` says how to get it; licence: {dataset.licence}; access: {dataset.access}"
     found = find_dataset(dataset.options.get("folder", dataset.name), roots)
     if not found:
         return Finding(part, "missing", "not in any data root", how)
@@ -251,5 +254,4 @@ def _folder(dataset: Dataset, roots: list[Path]) -> Finding:
         first = error.problems[0]
         more = f", and {len(error.problems) - 1} more" if len(error.problems) > 1 else ""
         return Finding(part, "missing", f"{first.file}: {first.what}{more}", first.hint or how)
-    return Finding(part, "ok", f"{found}, {rows:,} rows; `vlmed data verify` proves the images")
-
+    return Finding(part, "ok", f"{found}, {rows:,} rows; `vlmed data verify {task.name}` proves the images")

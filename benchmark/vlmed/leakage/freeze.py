@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from vlmed.data.questions import freeze_questions
 from vlmed.data.table import TaskTable, manifest_rows
 from vlmed.errors import UsageError
 from vlmed.files import write_text
@@ -18,7 +19,8 @@ from vlmed.suite.types import PENDING, Task
 def freeze_manifest(table: TaskTable, findings: Iterable[Finding], suite_file: Path, folder: Path) -> Path:
     """Write the manifest of a task and its hash into `suite_file`; gives the manifest's path.
 
-    Nothing else of the task file changes, so that comments and layout stay as their authors left them.
+    A VQA task's questions are written beside it. Nothing else of the task file changes, so that comments and layout
+    stay as their authors left them.
 
     Raises:
         UsageError: The task is frozen already: a frozen manifest never changes, a correction is a new version. Or
@@ -31,6 +33,8 @@ def freeze_manifest(table: TaskTable, findings: Iterable[Finding], suite_file: P
         raise UsageError(f"{task.id} is frozen already", file=suite_file, got=task.manifest, hint=hint)
     before, after = _around_the_hash(suite_file, task)
     path = manifest_path(task, folder)
+    if task.kind == "vqa":
+        freeze_questions(table, folder)
     digest = write_manifest(path, manifest_rows(table, leak_kinds(findings)))
     write_text(suite_file, before + digest + after)
     return path

@@ -18,17 +18,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from vlmed.errors import InputError, Problem
 from vlmed.hashing import target_digest
 from vlmed.metrics.answers import YES_NO
-from vlmed.metrics.polar import polarity
+from vlmed.metrics.polar import polarity as polarity_of
 from vlmed.metrics.retrieval import TOP
 from vlmed.results.predictions import AnswerPredictions, ClassificationPredictions, Predictions, RetrievalPredictions
 from vlmed.results.ranked import COLUMNS
 from vlmed.suite.manifest import Manifest, Row
 from vlmed.suite.questions import FrozenQuestion, candidates_digest
 from vlmed.suite.types import Task
+
+# Most targets are the same few words.
+polarity = lru_cache(10_000)(polarity_of)
 
 
 @dataclass
@@ -42,15 +46,19 @@ class Claims:
     _candidates: dict[tuple[str, ...], str] = field(default_factory=dict)
 
     def problems(
-        self, manifest: Manifest | None, asked: Mapping[str, FrozenQuestion] | None = None
+        self,
+        manifest: Manifest | None,
+        asked: Mapping[str, FrozenQuestion] | None = None,
+        test: Mapping[str, Row] | None = None,
     ) -> Iterator[Problem]:
         """All that is wrong with the claims; without a manifest only what contradicts itself.
 
         Args:
             asked: Sample id -> its frozen question; None where nobody has frozen them.
+            test: Sample id -> row of the manifest's test split, for whoever has it already.
         """
         if manifest:
-            yield from self._sample_problems({row.sample_id: row for row in manifest.split("test")})
+            yield from self._sample_problems(test or {row.sample_id: row for row in manifest.split("test")})
         if isinstance(self.predictions, RetrievalPredictions):
             yield from _ranking_problems(self.predictions, self.file)
         elif isinstance(self.predictions, AnswerPredictions):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlmed.suite.manifest import FOLDER, Manifest, read_manifest
+from vlmed.suite.manifest import FOLDER, Manifest, Row, read_manifest
 from vlmed.suite.questions import FrozenQuestion, read_questions
 from vlmed.suite.types import Task
 
@@ -21,6 +21,7 @@ class Frozen:
 
     folder: Path = FOLDER
     _manifests: dict[str, Manifest] = field(default_factory=dict, repr=False)
+    _tests: dict[str, Mapping[str, Row]] = field(default_factory=dict, repr=False)
     _questions: dict[str, Mapping[str, FrozenQuestion] | None] = field(default_factory=dict, repr=False)
 
     def manifest(self, task: Task) -> Manifest:
@@ -28,6 +29,12 @@ class Frozen:
         if task.id not in self._manifests:
             self._manifests[task.id] = read_manifest(task, self.folder)
         return self._manifests[task.id]
+
+    def test(self, task: Task) -> Mapping[str, Row]:
+        """Sample id -> its row, of the test split; raises as `read_manifest`."""
+        if task.id not in self._tests:
+            self._tests[task.id] = {row.sample_id: row for row in self.manifest(task).split("test")}
+        return self._tests[task.id]
 
     def questions(self, task: Task) -> Mapping[str, FrozenQuestion] | None:
         """A task's frozen questions, None if there are none; raises as `read_questions`."""

@@ -60,7 +60,8 @@ class UnitCheck:
             return
         file = str(self.folder / self.claim["predictions"]["file"])
         asked = self.frozen.questions(task) if manifest else None
-        problems = list(_first(Claims(task, predictions, file).problems(manifest, asked), file))
+        test = self.frozen.test(task) if manifest else None
+        problems = list(_first(Claims(task, predictions, file).problems(manifest, asked, test), file))
         self.problems += problems
         self._warn_of_text(task, predictions)
         self._check_scores(task, predictions, manifest, sound=not problems)
@@ -126,7 +127,7 @@ class UnitCheck:
             self._say(what, ".predictions.file", "open access", access, hint=hint, severity="warning")
 
     def _check_scores(self, task: Task, predictions: Predictions, manifest: Manifest | None, sound: bool) -> None:
-        frozen = {row.sample_id: row for row in manifest.split("test")} if manifest else None
+        frozen = self.frozen.test(task) if manifest else None
         # The intervals of a file that is refused anyway are not worth their time.
         intervals = sound and self.intervals(self.claim["predictions"]["sha256"])
         try:

@@ -37,4 +37,5 @@ METHODS: Mapping[str, MethodFacts] = {
     "choose": MethodFacts(("classification",)),
     "retrieve": MethodFacts(("retrieval",)),
     "answer": MethodFacts(("vqa",)),
+    "sft": MethodFacts(("vqa",), ("fraction", "seed")),
 }

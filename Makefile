@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint types wheel leaderboard docs bench clean
+.PHONY: help demo test lint types wheel leaderboard pages docs bench clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
@@ -28,19 +28,27 @@ wheel: $(VENV)/.dev  ## Build the wheel and use it where there is no torch.
 leaderboard: $(VENV)/.run  ## Build leaderboard/ from submissions/.
 	$(BIN)/vlmed leaderboard build submissions --out leaderboard
 
-docs: $(VENV)/.run  ## Write the pages of all tasks from tasks.yaml.
+pages: $(VENV)/.run  ## Write the pages that are made from tasks.yaml and from the schemas.
 	$(BIN)/vlmed tasks pages docs/tasks
+	$(BIN)/python tests/docs/schema_reference.py > docs/schemas.md
+
+docs: $(VENV)/.docs  ## Build the documentation site into site/; any broken link fails.
+	$(BIN)/mkdocs build --strict --quiet
 
 bench: $(VENV)/.dev  ## Measure; prints ratios against limits and peers.
 	for script in tests/bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 clean:  ## Remove what these targets made.
-	rm -rf $(VENV) .venv-core dist demo
+	rm -rf $(VENV) .venv-core dist demo site
 
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[run]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

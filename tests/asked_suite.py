@@ -17,7 +17,7 @@ def asked_suite(folder: Path) -> Path:
     tree = {
         "suite": "2026.1",
         "datasets": {"phantom_questions": shipped["datasets"]["phantom_questions"] | {"options": options}},
-        "tasks": {"asked@1": shipped["tasks"]["phantom_vqa@1"] | {"manifest": "pending"}},
+        "tasks": {"asked@1": shipped["tasks"]["phantom_vqa@1"] | {"manifest": "pending", "tracks": ["zero_shot_vqa"]}},
         "tracks": {"zero_shot_vqa@1": shipped["tracks"]["zero_shot_vqa@1"]},
     }
     path = folder / "tasks.yaml"

@@ -18,10 +18,10 @@ IMAGE_SIZE = 32
 WIDTH = 32
 EMBEDDING = 24
 
-_MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-_TOWER = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-_VISION = {**_TOWER, "image_size": IMAGE_SIZE, "patch_size": 8}
-_SQUARE = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
+TOWER = {"hidden_size": WIDTH, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+VISION = {**TOWER, "image_size": IMAGE_SIZE, "patch_size": 8}
+SQUARE = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
 
 
 def tiny_open_clip(folder: Path, *, seed: int = 0, hf_tokenizer: bool = False) -> Path:
@@ -31,16 +31,16 @@ def tiny_open_clip(folder: Path, *, seed: int = 0, hf_tokenizer: bool = False) -
 
     text: dict[str, Any] = {"context_length": CONTEXT, "vocab_size": 49408, "width": WIDTH, "heads": 2, "layers": 2}
     if hf_tokenizer:
-        tokenizer = _clip_tokenizer(folder)
+        tokenizer = clip_tokenizer(folder)
         text |= {"hf_tokenizer_name": "org/tokenizer", "vocab_size": len(tokenizer)}
     vision = {"image_size": IMAGE_SIZE, "layers": 2, "width": WIDTH, "head_width": 16, "patch_size": 8}
     config = {"embed_dim": EMBEDDING, "vision_cfg": vision, "text_cfg": text}
-    preprocess = {"mean": _MEAN, "std": _STD, "interpolation": "bicubic", "resize_mode": "shortest"}
+    preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     torch.manual_seed(seed)
     model = CLIP(**config)
     folder.mkdir(parents=True, exist_ok=True)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    _write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
+    write_json(folder / "open_clip_config.json", {"model_cfg": config, "preprocess_cfg": preprocess})
     return folder
 
 
@@ -48,14 +48,12 @@ def tiny_clip(folder: Path, *, seed: int = 0) -> Path:
     """A transformers `CLIPModel`, laid out like openai/clip-vit-base-patch32."""
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    tokenizer = _clip_tokenizer(folder)
+    tokenizer = clip_tokenizer(folder)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    text = {**_TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **ends, "pad_token_id": 1}
-    config = CLIPConfig(text_config=text, vision_config=_VISION, projection_dim=EMBEDDING)
-    processor = CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE}, crop_size=_SQUARE, image_mean=_MEAN, image_std=_STD
-    )
-    return _save(folder, CLIPModel, config, processor, seed)
+    text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT, **ends, "pad_token_id": 1}
+    config = CLIPConfig(text_config=text, vision_config=VISION, projection_dim=EMBEDDING)
+    processor = CLIPImageProcessor(size={"shortest_edge": IMAGE_SIZE}, crop_size=SQUARE, image_mean=MEAN, image_std=STD)
+    return save_transformers(folder, CLIPModel, config, processor, seed)
 
 
 def tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
@@ -68,10 +66,10 @@ def tiny_siglip(folder: Path, *, seed: int = 0) -> Path:
         vocab={piece: index for index, piece in enumerate(pieces)}, merges=[], padding_side="right"
     )
     tokenizer.save_pretrained(folder)
-    text = {**_TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT}
-    config = SiglipConfig(text_config=text, vision_config=_VISION)
-    processor = SiglipImageProcessor(size=_SQUARE)
-    return _save(folder, SiglipModel, config, processor, seed)
+    text = {**TOWER, "vocab_size": len(tokenizer), "max_position_embeddings": CONTEXT}
+    config = SiglipConfig(text_config=text, vision_config=VISION)
+    processor = SiglipImageProcessor(size=SQUARE)
+    return save_transformers(folder, SiglipModel, config, processor, seed)
 
 
 def tiny_vit(folder: Path, *, seed: int = 0, classifier: bool = False) -> Path:
@@ -79,7 +77,7 @@ def tiny_vit(folder: Path, *, seed: int = 0, classifier: bool = False) -> Path:
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor, ViTModel
 
     model = ViTForImageClassification if classifier else ViTModel
-    return _save(folder, model, ViTConfig(**_VISION), ViTImageProcessor(size=_SQUARE), seed)
+    return save_transformers(folder, model, ViTConfig(**VISION), ViTImageProcessor(size=SQUARE), seed)
 
 
 def tiny_resnet(folder: Path, *, seed: int = 0) -> Path:
@@ -87,7 +85,9 @@ def tiny_resnet(folder: Path, *, seed: int = 0) -> Path:
     from transformers import ConvNextImageProcessor, ResNetConfig, ResNetModel
 
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
-    return _save(folder, ResNetModel, config, ConvNextImageProcessor(size={"shortest_edge": IMAGE_SIZE}), seed)
+    return save_transformers(
+        folder, ResNetModel, config, ConvNextImageProcessor(size={"shortest_edge": IMAGE_SIZE}), seed
+    )
 
 
 def tiny_timm(folder: Path, *, seed: int = 0) -> Path:
@@ -149,7 +149,8 @@ def plain_model(folder: Path) -> Any:
     return AutoModel.from_pretrained(folder).eval()
 
 
-def _save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int) -> Path:
+def save_transformers(folder: Path, model_class: Any, config: Any, processor: Any, seed: int) -> Path:
+    """A seeded model with its configuration and processor, as transformers saves them."""
     torch.manual_seed(seed)
     model = model_class(config)
     for name, value in (("logit_scale", 2.5), ("logit_bias", -7.0)):
@@ -160,7 +161,7 @@ def _save(folder: Path, model_class: Any, config: Any, processor: Any, seed: int
     return folder
 
 
-def _clip_tokenizer(folder: Path) -> Any:
+def clip_tokenizer(folder: Path) -> Any:
     """CLIP's byte-level BPE with no merges: one token per character."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
@@ -170,10 +171,11 @@ def _clip_tokenizer(folder: Path) -> Any:
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=CONTEXT)
     tokenizer.save_pretrained(folder)
-    _write_json(folder / "vocab.json", vocabulary)
+    write_json(folder / "vocab.json", vocabulary)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return tokenizer
 
 
-def _write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any) -> None:
+    """`value` as a JSON file."""
     path.write_text(json.dumps(value, indent=2), encoding="utf-8")

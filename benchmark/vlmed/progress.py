@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +29,16 @@ class Silent:
         yield lambda _: None
 
 
+def is_quiet() -> bool:
+    """Whether the user asked for silence: `vlmed --quiet`, or `VLMED_QUIET` in the environment."""
+    return os.environ.get("VLMED_QUIET", "").lower() not in ("", "0", "false", "no")
+
+
 class Terminal:
-    """Draws a bar on standard error; where that is no terminal, prints a line at most every `every` seconds."""
+    """Draws a bar on standard error; where that is no terminal, prints a line at most every `every` seconds.
+
+    Says nothing at all if `is_quiet`.
+    """
 
     def __init__(self, every: float = 15.0) -> None:
         self._every = every
@@ -37,7 +46,9 @@ class Terminal:
     @contextmanager
     def task(self, description: str, total: int, unit: str) -> Iterator[Advance]:
         """See `Progress.task`."""
-        if sys.stderr.isatty():
+        if is_quiet():
+            yield lambda _: None
+        elif sys.stderr.isatty():
             with self._bar(description, total, unit) as advance:
                 yield advance
         else:

@@ -27,7 +27,6 @@ from vlmed.models.load import load_model
 from vlmed.models.protocols import LoadedModel, ModelInfo
 from vlmed.results.predictions import AnswerPredictions, RetrievalPredictions, read_predictions
 from vlmed.results.validate import validate_run
-from vlmed.suite import methods
 from vlmed.suite.types import Suite, Task, Track
 from vlmed.tuning.trial import Trial
 
@@ -60,11 +59,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def facts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(methods.METHODS, "fusion", methods.MethodFacts(("vqa",), ("fraction", "seed")))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,13 @@
 import csv
 import json
+import math
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -12,8 +15,11 @@ from submission_factory import LORA, TASKS, World, full_world
 from vlmed.cli.leaderboard import app
 from vlmed.errors import MissingError, UsageError
 from vlmed.leaderboard.build import build
+from vlmed.leaderboard.chart import Axis, LogAxis
 from vlmed.leaderboard.export import CSV_COLUMNS
-from vlmed.leaderboard.page import PHANTOM, Axis
+from vlmed.leaderboard.overview import PHANTOM
+from vlmed.results.untrusted import printable
+from vlmed.suite.load import schema_problems
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -50,14 +56,16 @@ def built(full):
 
 
 @pytest.fixture(scope="module")
-def page(built):
-    return built.page.read_text("utf-8")
+def pages(built):
+    """Every page by its place in the site."""
+    folder = built.page.parent
+    return {path.relative_to(folder).as_posix(): path.read_text("utf-8") for path in folder.rglob("*.html")}
 
 
 class Elements(HTMLParser):
     """Every start tag with its attributes, and whether the tags nest."""
 
-    VOID = frozenset({"meta", "link", "input", "br", "path", "circle"})
+    VOID = frozenset({"meta", "link", "input", "br"})
 
     def __init__(self, page):
         super().__init__()
@@ -105,59 +113,117 @@ def test_a_new_submission_changes_only_its_own_tables(world):
     assert len(after["tables"][1]["rows"]) == 2
 
 
-def test_the_page_nests_and_every_link_leads_somewhere(built, page):
-    elements = Elements(page)
-    assert elements.open == []
-    ids = [attributes["id"] for _, attributes in elements.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    for tag, attributes in elements.tags:
-        target = attributes.get("href", "") if tag == "a" else ""
-        if target.startswith("#"):
-            assert target[1:] in ids
-        elif target and not target.startswith("https://"):
-            assert (built.page.parent / target).is_file(), target
+def test_there_is_a_page_for_every_task_track_and_model(pages):
+    assert set(pages) == {
+        "index.html", "compare.html", "answers.html", "about.html",
+        "tasks/chest-1.html", "tasks/organ-1.html", "tasks/waiting-1.html", "tasks/minor-1.html",
+        "tasks/phantom_side-1.html", "models/lab__strong.html", "models/lab__middle.html", "models/lab__weak.html",
+    }  # fmt: skip
 
 
-def test_nothing_is_loaded_from_anywhere(page):
-    tags = Elements(page).tags
-    policy = next(attributes["content"] for tag, attributes in tags if "http-equiv" in attributes)
-    assert policy.startswith("default-src 'none'; style-src 'sha256-")
-    assert "unsafe" not in policy
-    for tag, attributes in tags:
-        assert "src" not in attributes
-        assert not (tag == "link" and not attributes["href"].startswith("data:"))
-        assert not any(name.startswith("on") or name == "style" for name in attributes), (tag, attributes)
+def test_pages_nest_and_every_link_leads_somewhere(built, pages):
+    known = {name: Elements(page) for name, page in pages.items()}
+    ids = {name: [of["id"] for _, of in found.tags if "id" in of] for name, found in known.items()}
+    for name, elements in known.items():
+        assert elements.open == []
+        assert len(ids[name]) == len(set(ids[name])), name
+        for tag, attributes in elements.tags:
+            target = attributes.get("href", "") if tag == "a" else ""
+            if not target.startswith(("https://", "http://")) and target:
+                check_link(built.page.parent, name, target, ids)
 
 
-def test_tables_have_captions_and_headers_with_scope(page):
-    assert page.count("<table") == page.count("<caption")
-    assert all("scope" in attributes for tag, attributes in Elements(page).tags if tag == "th")
-    labels = [attributes["aria-label"] for tag, attributes in Elements(page).tags if attributes.get("role") == "img"]
-    assert labels
-    assert all(re.fullmatch(r"[\d.]+, 95 % interval [\d.]+ to [\d.]+", label) for label in labels)
+def check_link(folder, page, target, ids):
+    place, _, anchor = target.partition("#")
+    file = (folder / page).parent / place if place else folder / page
+    assert file.is_file(), (page, target)
+    if anchor and "=" not in anchor:
+        assert anchor in ids[file.resolve().relative_to(folder.resolve()).as_posix()], (page, target)
 
 
-def test_phantom_and_unranked_tasks_stand_apart(page):
-    headings = re.findall(r"<h[23] id=\"([^\"]+)\"", page)
-    assert headings == [
-        "overview", "reading", "medical", "task-chest-1", "task-organ-1", "task-waiting-1",
-        "unranked", "task-minor-1", "phantom", "task-phantom_side-1", "refused",
-    ]  # fmt: skip
-    assert f'<h2 id="phantom">{PHANTOM}</h2>' in page
+def test_nothing_is_loaded_from_anywhere(pages):
+    for name, page in pages.items():
+        tags = Elements(page).tags
+        policy = next(attributes["content"] for tag, attributes in tags if "http-equiv" in attributes)
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        assert "unsafe" not in policy
+        for tag, attributes in tags:
+            assert "src" not in attributes
+            assert tag not in ("iframe", "object", "embed", "img")
+            assert not (tag == "link" and attributes["rel"] == "stylesheet")
+            assert not any(key.startswith("on") or key == "style" for key in attributes), (name, tag, attributes)
 
 
-def test_pending_manifests_are_marked(page):
-    article = page[page.index('id="task-waiting-1"') : page.index('id="unranked"')]
-    assert "manifest pending" in article
-    assert "AUC on all samples" in article
-    assert "manifest pending" not in page[: page.index('id="task-waiting-1"')]
+def test_tables_have_headers_with_scope_and_charts_have_names(pages):
+    for name, page in pages.items():
+        tags = Elements(page).tags
+        assert all("scope" in attributes for tag, attributes in tags if tag == "th"), name
+        charts = [attributes for tag, attributes in tags if tag == "svg"]
+        assert all("aria-label" in chart or "aria-hidden" in chart for chart in charts), name
+        if "tasks/" in name:
+            labels = [chart["aria-label"] for chart in charts if "interval" in chart.get("aria-label", "")]
+            assert all(re.fullmatch(r"[\d.]+, 95 % interval [\d.]+ to [\d.]+", label) for label in labels)
+            assert labels
 
 
-def test_refused_runs_are_named_with_their_reasons(page):
-    part = page[page.index('id="refused"') :]
+def test_phantom_and_unranked_tasks_stand_apart(pages):
+    page = pages["index.html"]
+    found = re.findall(r'tasks/([a-z_]+)-1\.html"|<h2 id="tasks">|id="(medical|unranked|phantom)"', page)
+    order = list(dict.fromkeys(one or other for one, other in found if one or other))
+    assert order == ["medical", "chest", "organ", "waiting", "unranked", "minor", "phantom", "phantom_side"]
+    assert PHANTOM in page
+    assert "phantom: synthetic, never ranked with medical tasks" in pages["tasks/phantom_side-1.html"]
+    assert "shown without ranks" in pages["tasks/minor-1.html"]
+
+
+def data_of(page):
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1])
+
+
+def test_the_overview_puts_only_ranked_medical_tasks_together(pages, built):
+    data = data_of(pages["index.html"])
+    assert [task["name"] for task in data["tasks"]] == ["chest", "organ", "waiting"]
+    assert {model["name"] for model in data["models"]} == {"strong", "middle", "weak"}
+    weak = next(model for model in data["models"] if model["name"] == "weak")
+    assert weak["cells"][2] is None
+    row = next(row for row in built.tables[0].models if row.entry.model == "weak")
+    assert weak["cells"][0][:5] == [*(round(end, 4) for end in (row.value, row.low, row.high)), *row.rank]
+
+
+def test_the_comparison_has_every_pair_with_its_interval(pages, built):
+    data = data_of(pages["compare.html"])
+    (chest, *_), differences = data["tables"], built.tables[0].differences
+    order = [next(i for i, row in enumerate(differences.rows) if row.value == value) for _, value, *_ in chest["rows"]]
+    expected = [differences.reach[order[i], order[j]] for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert [one / 10_000 for one in chest["reach"]] == pytest.approx(expected, abs=5e-5)
+    assert chest["apart"] == "110"
+
+
+def test_pending_manifests_are_marked(pages):
+    page = pages["tasks/waiting-1.html"]
+    assert "manifest pending" in page
+    assert "AUC on all samples" in page
+    assert "manifest pending" not in pages["tasks/chest-1.html"]
+
+
+def test_refused_runs_are_named_with_their_reasons(pages):
+    part = pages["index.html"][pages["index.html"].index('id="refused"') :]
     assert "lab__liar/1" in part
     assert "$.units[0].predictions.rows" in part
-    assert "runs/lab__liar" not in page
+    assert not any("runs/lab__liar" in page for page in pages.values())
+
+
+def test_seeds_subgroups_and_provenance_stand_on_a_models_page(pages):
+    page = pages["models/lab__middle.html"]
+    for text in ("lab/chest-lora", "a" * 40, "b" * 40, "python", "1.2\u00a0M parameters"):
+        assert text in page
+    weak = pages["models/lab__weak.html"]
+    assert re.search(r"0: 0\.\d{3}</span> <span class=\"seed\">1: 0\.\d{3}", weak)
+
+
+def test_missing_controls_are_said_to_be_missing(pages):
+    assert "majority, blank, swapped not run" in pages["tasks/chest-1.html"]
+    assert ">not run<" in pages["tasks/organ-1.html"]
 
 
 def test_the_page_says_nothing_of_the_machine(full, built):
@@ -165,13 +231,21 @@ def test_the_page_says_nothing_of_the_machine(full, built):
         assert str(full.root).encode() not in data, name
 
 
+def tags_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): [tag for tag, _ in Elements(path.read_text("utf-8")).tags]
+        for path in folder.rglob("*.html")
+    }
+
+
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_texts_stay_texts(world, text):
     adapter = LORA | {"ref": text, "peft_type": text}
-    world.add("a", ref=text, name=text, family=text, architecture=text, adapter=adapter, warnings=[text])
-    plain_tags = [tag for tag, _ in Elements(site(world, "hostile").page.read_text("utf-8")).tags]
-    world.add("a", run="2", adapter=LORA)
-    assert plain_tags == [tag for tag, _ in Elements(site(world, "plain").page.read_text("utf-8")).tags]
+    more = {"warnings": [text], "companions": [text]}
+    world.add("a", ref=text, name=text, family=text, architecture=text, adapter=adapter, **more)
+    hostile = tags_of(site(world, "hostile").page.parent)
+    world.add("a", run="2", adapter=LORA, warnings=["plain"], companions=["plain"])
+    assert hostile == tags_of(site(world, "plain").page.parent)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -190,6 +264,8 @@ def test_no_cell_of_the_csv_is_a_formula(world, start):
     text = (site(world).page.parent / "data/results.csv").read_bytes().decode()
     rows = list(csv.DictReader(text.splitlines()))
     assert len(rows) == 8
+    parquet = pq.read_table(site(world, "again").page.parent / "data/results.parquet").to_pylist()
+    assert {row["adapter"] for row in parquet} == {printable(f"{start}cmd|' /C calc'!A0")}
     assert not any(row["adapter"].startswith(("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＠")) for row in rows)
 
 
@@ -207,6 +283,32 @@ def test_the_csv_has_every_number_of_every_unit(full, built):
     row = next(row for row in weak if (row["seed"], row["metric"]) == ("1", "auc"))
     assert [float(row["value"]), float(row["low"]), float(row["high"])] == [auc["value"], auc["low"], auc["high"]]
     assert (row["n"], row["current"], row["control"]) == ("110", "1", "0")
+
+
+def test_the_parquet_file_holds_the_same_rows(built):
+    folder = built.page.parent / "data"
+    table = pq.read_table(folder / "results.parquet")
+    assert tuple(table.column_names) == CSV_COLUMNS
+    with (folder / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    texts = [{name: "" if value is None else str(value) for name, value in row.items()} for row in table.to_pylist()]
+    assert texts == rows
+    assert not any(math.isnan(value) for value in table["value"].to_pylist() if value is not None)
+
+
+def test_calibration_rank_and_gain_are_columns(tmp_path):
+    world = World(tmp_path / "world", all_kinds=True)
+    world.add("a", 2.0, tasks=("questions",), tracks=("answer",))
+    world.add("b", 0.5)
+    world.control("majority", 0.0)
+    rows = pq.read_table(site(world).page.parent / "data/results.parquet").to_pylist()
+    b = next(row for row in rows if (row["model"], row["metric"], row["samples"]) == ("b", "ece", "clean"))
+    assert (b["calibration_error"], b["rank_low"], b["rank_high"]) == (b["value"], 1, 1)
+    assert (b["gain_over"], b["controls_missing"], b["verified"]) == ("majority", "blank swapped", 1)
+    a = next(row for row in rows if row["model"] == "a")
+    assert a["worst_subgroup"].split("=")[0] in ("organ", "question_type")
+    assert a["subgroup_gap"] > 0
+    assert (a["calibration_error"], a["gain"]) == (None, None)
 
 
 def test_replaced_runs_stay_in_the_csv(world):
@@ -231,11 +333,45 @@ def test_the_json_has_every_rank(built):
     assert [run["path"] for run in data["refused"]] == ["lab__liar/1"]
 
 
+def test_the_json_follows_its_published_schema(built, world):
+    data = json.loads((built.page.parent / "data/leaderboard.json").read_text("utf-8"))
+    assert schema_problems(data, "leaderboard.schema.json", "leaderboard.json") == []
+    empty = json.loads((site(world).page.parent / "data/leaderboard.json").read_text("utf-8"))
+    assert schema_problems(empty, "leaderboard.schema.json", "leaderboard.json") == []
+    data["tables"][0]["rows"][0]["control"] = "no"
+    del data["standings"]
+    problems = schema_problems(data, "leaderboard.schema.json", "leaderboard.json")
+    assert {problem.path for problem in problems} == {"$", "$.tables[0].rows[0].control"}
+
+
+def test_the_feed_is_atom_with_an_entry_for_every_run_of_a_model(built, world):
+    atom = "{http://www.w3.org/2005/Atom}"
+    feed = ElementTree.parse(built.page.parent / "feed.atom").getroot()
+    assert feed.tag == f"{atom}feed"
+    assert sorted(entry.findtext(f"{atom}title") for entry in feed.iter(f"{atom}entry")) == [
+        "lab/middle", "lab/strong", "lab/weak",
+    ]  # fmt: skip
+    world.add("a", run="2026-11-02")
+    world.add("b", run="2026-12-01")
+    feed = ElementTree.parse(site(world).page.parent / "feed.atom").getroot()
+    assert [entry.findtext(f"{atom}title") for entry in feed.iter(f"{atom}entry")] == ["lab/b", "lab/a"]
+    assert feed.findtext(f"{atom}updated") == "2026-12-01T00:00:00Z"
+
+
+def test_badges_are_pictures_of_ranks(built):
+    folder = built.page.parent / "badges"
+    badge = ElementTree.parse(folder / "lab__strong.chest-1.zero_shot-1.svg").getroot()
+    assert badge.attrib["aria-label"] == f"vlmed chest@1: rank 1 of 3 · {built.tables[0].models[0].value:.3f}"
+    assert len(list(folder.iterdir())) == sum(row.rank is not None for table in built.tables for row in table.models)
+    assert not any("minor" in path.name or "oracle" in path.name for path in folder.iterdir())
+
+
 def test_no_submission_gives_a_page_that_says_so(world):
     page = site(world).page.read_text("utf-8")
     assert "No validated submission yet." in page
     assert "chest" in page
-    Elements(page)
+    for path in (world.root / "site").rglob("*.html"):
+        assert Elements(path.read_text("utf-8")).open == []
 
 
 @pytest.mark.parametrize("out", ["submissions", "submissions/site"])
@@ -267,6 +403,16 @@ def test_axes_hold_their_values_between_round_ticks(values, ticks):
     axis = Axis.over(values)
     assert axis.ticks == ticks
     assert all(axis.low <= value <= axis.high for value in values)
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"),
+    [([], (1, 10)), ([0.0], (1, 10)), ([5, 100], (1, 10, 100)), ([1e3, 4e14], (1e3, 1e6, 1e9, 1e12, 1e15))],
+)
+def test_logarithmic_axes_have_few_powers_of_ten(values, ticks):
+    axis = LogAxis.over(values, 0, 100)
+    assert axis.ticks == ticks
+    assert all(0 <= axis.x(value) <= 100 for value in values)
 
 
 @pytest.fixture

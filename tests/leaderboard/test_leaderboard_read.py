@@ -53,6 +53,22 @@ def test_a_changed_number_is_refused_with_its_place_and_the_rest_stays(world):
     ]
 
 
+@pytest.mark.parametrize(
+    ("task", "track", "metric"),
+    [("figures", "retrieve", "text_to_image_recall_at_1"), ("questions", "answer", "open_rouge_l")],
+)
+def test_every_kind_of_task_is_believed_only_as_far_as_its_predictions_go(tmp_path, task, track, metric):
+    world = World(tmp_path / "world", all_kinds=True)
+    world.add("honest", tasks=(task,), tracks=(track,))
+    liar = world.add("liar", tasks=(task,), tracks=(track,))
+    edit(liar, lambda result: result["units"][0]["scores"]["metrics"]["clean"][metric].update(value=0.999))
+    found = read(world)
+    assert [entry.model for entry in found.entries] == ["honest"]
+    assert [problem.path for problem in found.refused[0].problems] == [
+        f"$.units[0].scores.metrics.clean.{metric}.value"
+    ]
+
+
 def test_without_intervals_a_changed_score_is_still_refused(world):
     world.add("honest")
     edit(world.add("liar"), lambda result: result["units"][0]["scores"]["metrics"]["all"]["auc"].update(value=0.999))

@@ -1,8 +1,14 @@
+from dataclasses import replace
+
 import pytest
 
-from submission_factory import World, full_world
+from forgery import edit, rewrite
+from submission_factory import OPEN, World, full_world
 from vlmed.leaderboard.rank import rank_tables
 from vlmed.leaderboard.read import read_submissions
+from vlmed.results.predictions import read_predictions
+from vlmed.results.score import score
+from vlmed.suite.manifest import read_manifest
 
 
 @pytest.fixture
@@ -16,14 +22,14 @@ def full(tmp_path_factory):
 
 
 def ranked(world):
-    found = read_submissions(world.submissions, world.suite, world.manifests)
+    found = read_submissions(world.submissions, world.suite, world.manifests, intervals=False)
     assert found.refused == []
     return {(t.task.name, t.track.name): t for t in rank_tables(world.suite, found.entries, world.manifests)}
 
 
 @pytest.fixture(scope="module")
 def tables(full):
-    entries = read_submissions(full.submissions, full.suite, full.manifests).entries
+    entries = read_submissions(full.submissions, full.suite, full.manifests, intervals=False).entries
     return {t.task.name: t for t in rank_tables(full.suite, entries, full.manifests)}
 
 
@@ -117,3 +123,60 @@ def test_a_score_that_is_undefined_is_shown_last_and_unranked(world):
 
 def test_no_submission_gives_no_table(world):
     assert ranked(world) == {}
+
+
+@pytest.fixture(scope="module")
+def every_kind(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("kinds") / "world", all_kinds=True)
+    for tasks, track in ((("figures", "median"), "retrieve"), (("questions", "closed"), "answer")):
+        for name, skill in (("strong", 2.5), ("middle", 0.4), ("near", 0.41)):
+            world.add(f"{name}-{track}", skill, tasks=tasks, tracks=(track,), seeds=(0, 1))
+        world.control(f"random-{track}", 0.0, tasks=tasks, tracks=(track,))
+    return ranked(world)
+
+
+@pytest.mark.parametrize(
+    ("task", "track"),
+    [("figures", "retrieve"), ("median", "retrieve"), ("questions", "answer"), ("closed", "answer")],
+)
+def test_every_kind_of_task_is_ranked(every_kind, task, track):
+    table = every_kind[task, track]
+    assert {row.entry.model: row.rank for row in table.models} == {
+        f"strong-{track}": (1, 1),
+        f"middle-{track}": (2, 3),
+        f"near-{track}": (2, 3),
+    }
+    assert table.models[0].entry.model == f"strong-{track}"
+    assert [row.entry.model for row in table.controls] == [f"random-{track}"]
+    assert all(row.note == "" and row.low <= row.value <= row.high for row in table.models)
+
+
+def test_a_lower_median_rank_stands_above_a_higher_one(every_kind):
+    values = [row.value for row in every_kind["median", "retrieve"].models]
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_who_claims_that_open_questions_are_closed_is_not_ranked_with_the_rest(tmp_path):
+    world = World(tmp_path / "world", all_kinds=True)
+    for name in ("a", "b", "c"):
+        folder = world.add(name, 0.5, tasks=("questions",), tracks=("answer",))
+    task = world.suite.task("questions")
+
+    def narrow(predictions):
+        """All open questions become closed ones with one wrong candidate, which a forger would like."""
+        pairs = [tuple(sorted({target, OPEN[0 if target != OPEN[0] else 1]})) for target in predictions.targets]
+        candidates = [names or pair for names, pair in zip(predictions.candidates, pairs, strict=True)]
+        closed = predictions.closed | True
+        return replace(predictions, candidates=candidates, closed=closed)
+
+    rewrite(world, folder, narrow)
+    (file,) = (folder / "predictions").iterdir()
+    frozen = read_manifest(task, world.manifests).by_id()
+    edit(folder, "units/0/scores", score(task, read_predictions(file, task), frozen))
+    (table,) = ranked(world).values()
+    assert {row.entry.model: (row.rank is not None, row.note) for row in table.models} == {
+        "a": (True, ""),
+        "b": (True, ""),
+        "c": (False, "scored other samples"),
+    }

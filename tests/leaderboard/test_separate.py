@@ -1,12 +1,14 @@
 import numpy as np
 import pytest
 
-from vlmed.leaderboard.separate import holm, p_values, rank_intervals, separated
+from vlmed.leaderboard.separate import holm, metric_reaches, p_of_reaches, p_values, rank_intervals, separated
 from vlmed.metrics.classification import Classified
 from vlmed.metrics.compare import compare_metrics
 from vlmed.metrics.inputs import number_groups
 from vlmed.metrics.intervals import bootstrap, count_groups
+from vlmed.metrics.retrieval import Ranked
 from vlmed.metrics.table import METRICS, trials
+from vlmed.metrics.vqa import score_answers
 
 PAIRED = np.array([[1.0, 1e-6, 1e-6], [1e-6, 1.0, 0.4], [1e-6, 0.4, 1.0]])
 
@@ -59,6 +61,73 @@ def test_p_values_are_those_of_the_paired_comparison():
         for two in range(3):
             pair = compare_metrics(["auc"], models[one], models[two], members, 300)["auc"]
             assert p[one, two] == pytest.approx(1.0 if one == two else pair.p, rel=1e-6)
+
+
+def classified(rng, skill, size=120):
+    targets = np.arange(size) % 3
+    odds = np.exp(rng.normal(size=(size, 3)) + skill * np.eye(3)[targets])
+    return Classified(odds / odds.sum(axis=1, keepdims=True), targets)
+
+
+def ranked(rng, skill, size=120):
+    ranks = np.ceil(np.exp(rng.normal(3 - skill, 1.5, size))).astype(int)
+    return Ranked(ranks, ranks + rng.integers(0, 3, size))
+
+
+def answered(rng, skill, size=120):
+    """A third open, a third yes-no, a third other closed questions."""
+    kind = np.arange(size) % 3
+    targets = np.select([kind == 0, kind == 1], ["left upper lung", "yes"], "left")
+    candidates = [((), ("yes", "no"), ("left", "right"))[each] for each in kind]
+    wrong = np.select([kind == 0, kind == 1], ["left lung", "no"], "right")
+    answers = np.where(rng.normal(size=size) < skill, targets, wrong)
+    return score_answers(answers.tolist(), targets.tolist(), kind > 0, candidates)
+
+
+MAKERS = {"classification": classified, "retrieval": ranked, "vqa": answered}
+PAIRS = [(metric.name, kind) for metric in METRICS.values() for kind in MAKERS if metric.scores(kind)]
+
+
+def metric_p(name, samples, members, draws=200):
+    metric = METRICS[name]
+    once = np.ones((len(members), 1), np.int32)
+    values = np.array([metric.function(model, once)[0] for model in samples])
+    drawn = bootstrap(lambda counts: np.stack([metric.function(model, counts) for model in samples]), members, draws)
+    return p_of_reaches(values, metric_reaches(metric, drawn, samples[0], members))
+
+
+@pytest.mark.parametrize(("name", "kind"), PAIRS)
+def test_p_values_of_every_metric_of_every_kind_are_those_of_the_paired_comparison(name, kind):
+    rng = np.random.default_rng(7)
+    samples = [MAKERS[kind](rng, skill) for skill in (0.2, 0.6, 1.6)]
+    members = number_groups([f"p{index // 4}" for index in range(120)], 120)
+    p = metric_p(name, samples, members)
+    for one in range(3):
+        for two in range(3):
+            pair = compare_metrics([name], samples[one], samples[two], members, 200)[name]
+            expected = 1.0 if pair.p is None or pair.value == 0 else pair.p
+            assert p[one, two] == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_models_far_apart_in_median_rank_are_told_apart_and_the_lower_is_better():
+    rng = np.random.default_rng(0)
+    samples = [ranked(rng, skill) for skill in (2.5, 0.0)]
+    p = metric_p("median_rank", samples, np.arange(120))
+    assert p[0, 1] < 0.01
+    assert rank_intervals(np.array([2.0, 20.0]), p, METRICS["median_rank"].higher_is_better) == [(1, 1), (2, 2)]
+
+
+def test_medians_that_agree_in_every_draw_show_nothing():
+    samples = [Ranked(np.full(60, rank), np.full(60, rank)) for rank in (1, 500)]
+    assert (metric_p("median_rank", samples, np.arange(60)) == 1).all()
+    assert metric_p("recall_at_1", samples, np.arange(60))[0, 1] < 1e-3
+
+
+def test_medians_of_fewer_than_six_groups_show_nothing():
+    rng = np.random.default_rng(0)
+    samples = [ranked(rng, skill) for skill in (3.0, -3.0)]
+    assert (metric_p("median_rank", samples, np.arange(120) % 5) == 1).all()
+    assert metric_p("median_rank", samples, np.arange(120) % 6)[0, 1] < 1
 
 
 def test_equal_models_are_never_told_apart():

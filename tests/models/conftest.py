@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import factories
-from hub_server import HubServer
+from hub_server import HubServer, local_hub
 
 MAKERS = {
     "open_clip": factories.tiny_open_clip,
@@ -37,17 +37,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Checkpoints:
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A local Hub with an empty cache; the library read its settings when it was imported, so they are set again."""
-    from huggingface_hub import constants
-
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+def hub(tmp_path: Path) -> Iterator[HubServer]:
+    """A local Hub with an empty cache."""
+    with local_hub(tmp_path / "hub-cache") as server:
         yield server
 
 

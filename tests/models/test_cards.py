@@ -102,6 +102,8 @@ REFERENCES = {
     "Salesforce/blip2-opt-2.7b": "blip2_opt_2_7b",
     "open_clip:microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224": "biomedclip",
     "vinid/plip": "plip",
+    "hf:datasets/axiong/pmc_oa": "pmc_clip",
+    "datasets/axiong/pmc_oa_beta@main": "pmc_clip",
     "flaviagiammarino/pubmed-clip-vit-base-patch32": "pubmedclip",
     "google/medsiglip-448": "medsiglip",
     "google/medgemma-4b-it": "medgemma_4b",
@@ -122,9 +124,51 @@ def test_known_references_find_their_card(ref, name):
     assert find_card(ref).name == name
 
 
+# What the benchmark promises to run, by name.
+SYSTEMS = [
+    "clip_vit_b32_openai",
+    "clip_vit_b16_openai",
+    "clip_vit_l14_openai",
+    "clip_vit_b32_laion2b",
+    "clip_vit_b16_laion2b",
+    "clip_vit_l14_laion2b",
+    "clip_vit_b32_laion400m",
+    "clip_vit_b16_laion400m",
+    "clip_vit_l14_laion400m",
+    "siglip_base",
+    "siglip2_base",
+    "blip2_itm_vit_g",
+    "blip2_opt_2_7b",
+    "medclip_vit",
+    "medclip_resnet50",
+    "biomedclip",
+    "plip",
+    "pubmedclip",
+    "pmc_clip",
+    "cxr_clip_m",
+    "cxr_clip_mc",
+    "cxr_clip_mcc",
+    "medsiglip",
+    "llava_1_5_7b",
+    "llava_1_5_13b",
+    "llava_med_1_5",
+    "medgemma_4b",
+    "medgemma_1_5_4b",
+    "qwen2_5_vl_3b",
+    "qwen2_5_vl_7b",
+    "internvl2_5_8b",
+    "internvl3_8b",
+]
+
+
+def test_every_promised_system_has_a_card():
+    assert set(SYSTEMS) <= load_cards().keys()
+
+
 @pytest.mark.parametrize(
     "ref",
     [
+        "axiong/pmc_oa",
         "someone/plip",
         "vinid/plip-finetuned",
         "my-org/clip-vit-base-patch32",

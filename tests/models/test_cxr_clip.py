@@ -12,6 +12,7 @@ from torchvision import transforms
 from transformers import BertConfig
 
 import cxr_clip_factory as factory
+from families import checkpoint
 from vlmed.errors import InputError, MissingError
 from vlmed.models.cxr_clip import BERT, CxrClip
 from vlmed.models.load import load_model
@@ -23,9 +24,8 @@ STATISTICS = {"resnet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)), "swin": 
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("cxr_clip")
-    return {tower: factory.tiny_cxr_clip(home / tower, tower) for tower in factory.TOWERS}
+def folders() -> dict[str, Path]:
+    return {tower: checkpoint(f"cxr_clip_{tower}") for tower in factory.TOWERS}
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from PIL import Image
 
 import dual_factories
 import factories
+import families
 from vlmed.errors import InputError, UsageError
 from vlmed.models.load import load_model
 from vlmed.models.protocols import DualEncoder, TokenEncoder
@@ -25,16 +26,9 @@ TEXTS = ["a chest radiograph", "pneumonia!", LONG]
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory):
+def checkpoint():
     """The tiny checkpoint of a name, made when it is first asked for. Read-only."""
-    home = tmp_path_factory.mktemp("dual")
-
-    def made(name: str) -> Path:
-        folder = home / name
-        makers = dual_factories.HF | dual_factories.OPEN_CLIP
-        return folder if folder.exists() else makers[name](folder)
-
-    return made
+    return families.checkpoint
 
 
 @functools.cache

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, ViTConfig, ViTModel
 
 import generator_factories as factories
+from families import checkpoint
 from vlmed.errors import InputError, VlmedError
 from vlmed.models import generators
 from vlmed.models.companion import ModelFiles
@@ -29,8 +30,6 @@ from vlmed.models.protocols import Chooser, Generator, Request
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 FAMILIES = list(factories.MAKERS)
-# A repository's root alone is loaded from, and InstructBLIP's second tokenizer lies below.
-THROUGH_LOAD = [name for name in FAMILIES if name != "instructblip"]
 SEE_ONLY = ["paligemma", "blip2", "blip2_t5", "instructblip"]
 QUESTION = "What is left lung?"
 
@@ -51,22 +50,18 @@ SPACE = {"qwen": "Ġ", "internvl": "Ġ", "gemma": "▁", "paligemma": "▁", **S
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def folders() -> Any:
     """The folder of a tiny checkpoint by name; read-only."""
-    home = tmp_path_factory.mktemp("generators")
-    return cache(lambda name: factories.MAKERS[name](home / name))
+    return checkpoint
 
 
 @pytest.fixture(scope="module")
 def loaded(folders: Any) -> Any:
     @cache
     def load(name: str) -> HfGenerator:
-        if name in THROUGH_LOAD:
-            generator = load_model(f"dir:{folders(name)}").predictor
-            assert isinstance(generator, HfGenerator)
-            return generator
-        files = ModelFiles(folders(name))
-        return generators.make_predictor(generators.load_weights(files).eval(), files, "cpu")
+        generator = load_model(f"dir:{folders(name)}").predictor
+        assert isinstance(generator, HfGenerator)
+        return generator
 
     return load
 
@@ -171,6 +166,7 @@ def plain_answer(plain: Any, name: str, request: Request) -> str:
         ("gemma", "gemma3", "Gemma3ForConditionalGeneration"),
         ("paligemma", "paligemma", "PaliGemmaForConditionalGeneration"),
         ("blip2", "blip-2", "Blip2ForConditionalGeneration"),
+        ("instructblip", "instructblip", "InstructBlipForConditionalGeneration"),
     ],
 )
 def test_every_family_loads(name: str, family: str, architecture: str, folders, plain) -> None:
@@ -191,13 +187,26 @@ def test_a_generator_comes_from_the_hub_by_revision(folders, hub, tmp_path: Path
     assert model.predictor.answer(asked(2)) == load_model(f"dir:{folders('llava')}").predictor.answer(asked(2))
 
 
-def test_a_half_precision_checkpoint_computes_in_float32_on_the_cpu(folders, tmp_path: Path) -> None:
+def test_a_second_tokenizer_comes_from_the_hub_too(folders, hub, loaded) -> None:
+    hub.add("org/tiny", folders("instructblip"), more={"other/config.json": b"{}", "qformer_tokenizer/x/y.json": b"{}"})
+    assert load_model("org/tiny").predictor.answer(asked(2)) == loaded("instructblip").answer(asked(2))
+    below = {name for name in hub.downloaded() if "/" in name}
+    assert "qformer_tokenizer/tokenizer.json" in below
+    assert all(name.startswith("qformer_tokenizer/") and name.count("/") == 1 for name in below)
+    hub.stop()
+    assert load_model("org/tiny").predictor.answer(asked(2)) == loaded("instructblip").answer(asked(2))
+
+
+def test_a_half_precision_checkpoint_computes_in_float32_unless_it_runs_on_cuda(folders, tmp_path: Path) -> None:
     folder = tmp_path / "half"
     shutil.copytree(folders("llava"), folder)
     AutoModelForImageTextToText.from_pretrained(folder).bfloat16().save_pretrained(folder)
     generator = load_model(f"dir:{folder}").predictor
     assert {parameter.dtype for parameter in generator.model.parameters()} == {torch.float32}
     assert all(generator.answer(asked(1)))
+    for device, dtype in (("cuda:1", torch.bfloat16), ("mps", torch.float32)):
+        weights = generators.load_weights(ModelFiles(folder, device=device))
+        assert {parameter.dtype for parameter in weights.parameters()} == {dtype}
 
 
 def test_missing_weights_are_named(change) -> None:
@@ -237,9 +246,8 @@ def test_a_model_without_tokenizer_is_refused(name: str, change) -> None:
 def test_a_second_tokenizer_must_be_there(folders, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(folders("instructblip"), tmp_path / "copy"))
     shutil.rmtree(folder / "qformer_tokenizer")
-    files = ModelFiles(folder)
     with pytest.raises(InputError, match=r"second tokenizer[\s\S]*qformer_tokenizer"):
-        generators.make_predictor(generators.load_weights(files), files, "cpu")
+        load_model(f"dir:{folder}")
 
 
 # Answers

@@ -419,6 +419,24 @@ def test_folders_in_the_folder_are_not_read(change: Edit, tmp_path: Path, mark: 
     assert load_model(f"dir:{folder}").info.parameters
 
 
+def test_the_folder_of_a_second_tokenizer_is_checked_like_the_rest(change: Edit, tmp_path: Path, mark: Path) -> None:
+    folder, outside = change("clip"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / "vocab.txt").write_text("secret")
+    (folder / "qformer_tokenizer").symlink_to(outside, target_is_directory=True)
+    assert [problem.what for problem in refused(folder).problems] == ["a symlink leaves the model's folder"]
+    (folder / "qformer_tokenizer").unlink()
+    (folder / "qformer_tokenizer").mkdir()
+    own = folder / "qformer_tokenizer" / "tokenizer_config.json"
+    own.write_text(json.dumps({"auto_map": {"AutoTokenizer": ["own.Own", None]}}))
+    (folder / "qformer_tokenizer" / "own.py").write_text(OWN.format(mark=str(mark)))
+    with pytest.raises(UsageError, match="Python code") as caught:
+        load_model(f"dir:{folder}")
+    assert "qformer_tokenizer/tokenizer_config.json: $.auto_map" in str(caught.value)
+    os.truncate(own, 1 << 30)
+    assert "too large" in str(refused(folder))
+
+
 @pytest.mark.parametrize("key", ["vocab_file", "tokenizer_file"])
 def test_a_tokenizer_reads_no_file_elsewhere(key: str, checkpoints, change: Edit, tmp_path: Path) -> None:
     shifted = json.loads((checkpoints["clip"] / "vocab.json").read_text())

@@ -11,6 +11,7 @@ from PIL import Image
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor, nn
 
+from families import checkpoint
 from hub_server import HubServer
 from llava_factory import KINDS, TOWER, VISION, language_model, save_weights, tiny_llava, tiny_tower, vision_model
 from vlmed.errors import InputError, VlmedError
@@ -30,9 +31,8 @@ INSIDE = "model.vision_tower.vision_tower.vision_model."
 
 
 @pytest.fixture(scope="session")
-def llavas(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("llava")
-    return {kind: tiny_llava(home / kind, kind) for kind in KINDS}
+def llavas() -> dict[str, Path]:
+    return {"llava": checkpoint("llava_original"), "llava_mistral": checkpoint("llava_med_original")}
 
 
 class Plain:

@@ -12,6 +12,7 @@ from PIL import Image
 
 import medclip_factory as factory
 import medclip_original
+from families import checkpoint
 from vlmed.errors import InputError, MissingError
 from vlmed.models.load import load_model
 from vlmed.models.medclip import MEAN, STD
@@ -29,9 +30,8 @@ def vision(request) -> str:
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("medclip")
-    return {name: factory.tiny_medclip(home / name, name) for name in VISIONS}
+def folders() -> dict[str, Path]:
+    return {name: checkpoint(f"medclip_{name}") for name in VISIONS}
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
-import dual_factories
 import factories
+import families
 from vlmed.errors import InputError, UsageError
 from vlmed.models.adapters import adapter_chain, apply_adapter
 from vlmed.models.inspect import inspect
@@ -164,6 +164,8 @@ TOWERS = [
     ("open_clip", "visual", "VERA", {"r": 4, "target_modules": ["c_fc"]}),
     ("modified_resnet", "visual", "LORA", {"r": 4, "target_modules": ["conv2"]}),
     ("modified_resnet", "visual", "LOKR", {"r": 4, "target_modules": ["conv2", "conv3"]}),
+    ("modified_resnet", "visual", "LORA", {"r": 4, "target_modules": ["q_proj", "k_proj", "v_proj", "c_proj"]}),
+    ("modified_resnet", "visual", "IA3", {"target_modules": ["c_proj"], "feedforward_modules": []}),
     ("biomedclip", "visual", "LORA", {"r": 4, "target_modules": ["qkv", "proj"]}),
     ("biomedclip", "visual", "LOHA", {"r": 4, "target_modules": ["qkv"]}),
     ("biomedclip", "", "LORA", {"r": 4, "target_modules": ["qkv", "query", "value"]}),
@@ -176,10 +178,8 @@ TOWERS = [
 
 
 @pytest.fixture(scope="module")
-def dual(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    home = tmp_path_factory.mktemp("dual")
-    makers = dual_factories.HF | dual_factories.OPEN_CLIP
-    return lambda name: home / name if (home / name).exists() else makers[name](home / name)
+def dual() -> Callable[[str], Path]:
+    return families.checkpoint
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from torchvision import transforms
 from transformers import BertConfig
 
 import pmc_clip_factory as factory
+from families import checkpoint
 from vlmed.errors import InputError, MissingError
 from vlmed.models.load import load_model
 from vlmed.models.pmc_clip import BERT, PmcClip
@@ -20,15 +21,13 @@ from vlmed.models.protocols import LoadedModel, TokenEncoder
 
 PARITY = 1e-5
 VECTORS = json.loads(factory.VECTORS.read_text(encoding="utf-8"))
-MAKERS = {"checkpoint": factory.tiny_pmc_clip, "encoders": factory.tiny_pmc_clip_encoders}
-LAYOUTS = sorted(MAKERS)
+LAYOUTS = ["checkpoint", "encoders"]
 PIXELS = factory.pixels(factory.IMAGE_SIZE)
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> dict[str, Path]:
-    home = tmp_path_factory.mktemp("pmc_clip")
-    return {name: make(home / name) for name, make in MAKERS.items()}
+def folders() -> dict[str, Path]:
+    return {"checkpoint": checkpoint("pmc_clip"), "encoders": checkpoint("pmc_clip_encoders")}
 
 
 @pytest.fixture(scope="module")

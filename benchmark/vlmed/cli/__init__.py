@@ -27,7 +27,7 @@ from vlmed.cli import (
     tasks,
     validate,
 )
-from vlmed.errors import VlmedError
+from vlmed.errors import MissingError, VlmedError
 
 app = typer.Typer(
     name="vlmed",
@@ -92,6 +92,13 @@ def main() -> None:
         if not any(problem.hint for problem in error.problems):
             typer.echo(f"  next: {_called()} --help", err=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        package = (error.name or "vlmed").partition(".")[0]
+        if package == "vlmed":
+            raise
+        typer.echo(f"error: this needs {package}, which is not installed\n  next: pip install 'vlmed[run]'; "
+                   "`vlmed doctor` tells what else is missing", err=True)  # fmt: skip
+        sys.exit(MissingError.exit_code)
     except OSError as error:
         # A disk or a permission that no deeper place put into words: the system's own words name the file.
         typer.echo(f"error: {error}", err=True)

@@ -196,8 +196,10 @@ def _hub(timeout: float) -> Iterator[Finding]:
 
 def _unreachable(url: str, timeout: float) -> str:
     """Why nothing answers; empty where anything does, be it a refusal."""
+    if not url.startswith(("http://", "https://")):
+        return "this is no http address"
     try:
-        with urlopen(Request(url, method="HEAD"), timeout=timeout):  # the user's own setting, http or https
+        with urlopen(Request(url, method="HEAD"), timeout=timeout):
             return ""
     except HTTPError:
         return ""

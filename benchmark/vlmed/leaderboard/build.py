@@ -8,12 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmed.errors import UsageError
+from vlmed.leaderboard.answers import answers_page
+from vlmed.leaderboard.badges import badges
+from vlmed.leaderboard.board import Board, board
+from vlmed.leaderboard.compare import compare_page
 from vlmed.leaderboard.contamination import FindCard, no_cards
-from vlmed.leaderboard.export import leaderboard_json, results_csv
-from vlmed.leaderboard.page import index_page
-from vlmed.leaderboard.rank import Table, rank_tables
+from vlmed.leaderboard.export import leaderboard_json, result_rows, results_csv, results_parquet
+from vlmed.leaderboard.feed import feed
+from vlmed.leaderboard.html import render
+from vlmed.leaderboard.models import model_pages
+from vlmed.leaderboard.overview import overview_pages
+from vlmed.leaderboard.rank import DRAWS, Table
 from vlmed.leaderboard.read import Submissions, read_submissions
 from vlmed.leaderboard.site import check_replaceable, write_site
+from vlmed.leaderboard.tasks import task_pages
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
 
@@ -22,10 +30,23 @@ from vlmed.suite.types import Suite
 class Leaderboard:
     """What was built, and from what."""
 
-    suite: Suite
-    submissions: Submissions
-    tables: Sequence[Table]
+    board: Board
     page: Path
+
+    @property
+    def suite(self) -> Suite:
+        """The suite that it is about."""
+        return self.board.suite
+
+    @property
+    def submissions(self) -> Submissions:
+        """All runs, accepted and refused."""
+        return self.board.submissions
+
+    @property
+    def tables(self) -> Sequence[Table]:
+        """All ranked tables."""
+        return self.board.tables
 
 
 def build(
@@ -53,15 +74,26 @@ def build(
         raise UsageError("the site can't stand among the submissions", file=out, hint="choose another --out")
     check_replaceable(out.resolve())
     read = read_submissions(submissions, suite, manifests, intervals)
-    tables = rank_tables(suite, read.entries, manifests, find_card)
-    data = leaderboard_json(suite, read, tables)
-    texts = {
-        "index.html": index_page(suite, read, tables),
-        "data/leaderboard.json": json.dumps(data, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n",
-        "data/results.csv": results_csv(suite, read.entries, find_card),
-    }
-    write_site(out, texts, dict(_evidence(read)))
-    return Leaderboard(suite, read, tables, out / "index.html")
+    found = board(suite, read, manifests, find_card)
+    write_site(out, dict(site_files(found, find_card)), dict(_evidence(read)))
+    return Leaderboard(found, out / "index.html")
+
+
+def site_files(found: Board, find_card: FindCard = no_cards) -> Iterator[tuple[str, str | bytes]]:
+    """Path in the site -> content, but for the evidence, which is copied."""
+    yield from overview_pages(found)
+    yield from task_pages(found)
+    yield from model_pages(found)
+    yield "compare.html", compare_page(found)
+    yield "answers.html", answers_page(found)
+    yield "about.html", render("about.html", "", board=found, here="About", draws=f"{DRAWS:,}")
+    yield from badges(found)
+    yield "feed.atom", feed(found)
+    data = json.dumps(leaderboard_json(found), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    yield "data/leaderboard.json", data + "\n"
+    rows = result_rows(found, find_card)
+    yield "data/results.csv", results_csv(rows)
+    yield "data/results.parquet", results_parquet(rows)
 
 
 def _evidence(submissions: Submissions) -> Iterator[tuple[str, Path]]:

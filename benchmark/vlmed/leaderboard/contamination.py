@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 from vlmed.errors import UsageError
 from vlmed.leaderboard.read import Entry
@@ -16,6 +16,31 @@ class Card(Protocol):
     @property
     def name(self) -> str:
         """The card's name."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """Its name for readers."""
+        ...
+
+    @property
+    def domain(self) -> Literal["general", "medical"]:
+        """What it was made for."""
+        ...
+
+    @property
+    def modalities(self) -> Sequence[str]:
+        """Modalities of the images that it saw, in the words of the graph of corpora; its bases' included."""
+        ...
+
+    @property
+    def licence(self) -> str:
+        """Of its weights."""
+        ...
+
+    @property
+    def paper(self) -> tuple[str, str]:
+        """Text and URL."""
         ...
 
     @property
@@ -41,18 +66,20 @@ def no_cards(ref: str) -> Card | None:  # noqa: ARG001
 def contamination(entry: Entry, dataset: str, find_card: FindCard) -> Verdict | None:
     """What is known of a run's model and a data set; None for controls, which know nothing or all by design.
 
-    An adapter counts as a model whose base is the run's model: it inherits what the base saw.
+    An adapter counts as a model whose base is the run's model: it inherits what the base saw. What a submitter declares
+    adds to what its card says.
     """
     if entry.control:
         return None
     model = entry.result["model"]
+    declared = entry.description.training.corpora if entry.description else None
     base = _card(model["ref"], find_card)
     inherited = base.inherited() if base else {}
     if not model["adapter"]:
-        return verdict(dataset, None, base.corpora if base else None, inherited)
+        return verdict(dataset, declared, base.corpora if base else None, inherited)
     adapter = _card(model["adapter"]["ref"], find_card)
     started_from = {base.name: base.corpora} if base else {model["ref"]: None}
-    return verdict(dataset, None, adapter.corpora if adapter else None, {**started_from, **inherited})
+    return verdict(dataset, declared, adapter.corpora if adapter else None, {**started_from, **inherited})
 
 
 def _card(ref: str, find_card: FindCard) -> Card | None:

@@ -1,4 +1,4 @@
-"""Ranked tables and accepted runs as data for others: JSON and CSV."""
+"""The leaderboard as data for others: JSON, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -8,53 +8,137 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from vlmed.hashing import digest
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vlmed.leaderboard.board import Board
 from vlmed.leaderboard.contamination import FindCard, contamination, no_cards
 from vlmed.leaderboard.rank import Row, Table, current_rows
-from vlmed.leaderboard.read import Entry, Submissions
-from vlmed.suite.types import Suite
+from vlmed.leaderboard.read import Entry
 
-CSV_COLUMNS = (
-    "suite", "task", "track", "organisation", "model", "run", "current", "control", "seed", "fraction", "samples",
-    "metric", "value", "low", "high", "n", "revision", "adapter", "adapter_revision",
-    "contamination",
-)  # fmt: skip
+# Column -> its type in Parquet. A line is one metric of one unit on one set of samples.
+COLUMNS: Mapping[str, pa.DataType] = {
+    "suite": pa.string(), "task": pa.string(), "track": pa.string(), "organisation": pa.string(),
+    "model": pa.string(), "run": pa.string(), "current": pa.int64(), "control": pa.int64(), "seed": pa.int64(),
+    "fraction": pa.float64(), "samples": pa.string(), "metric": pa.string(), "value": pa.float64(),
+    "low": pa.float64(), "high": pa.float64(), "n": pa.int64(), "revision": pa.string(), "adapter": pa.string(),
+    "adapter_revision": pa.string(), "contamination": pa.string(), "verified": pa.int64(),
+    "calibration_error": pa.float64(), "worst_subgroup": pa.string(), "subgroup_gap": pa.float64(),
+    "rank_low": pa.int64(), "rank_high": pa.int64(), "gain": pa.float64(), "gain_over": pa.string(),
+    "controls_missing": pa.string(), "training_cost": pa.float64(),
+}  # fmt: skip
+CSV_COLUMNS = tuple(COLUMNS)
 # How a spreadsheet tells a formula from a text, half and full width; OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_ROWS_PER_GROUP = 2**17
 
 
-def suite_digest(suite: Suite) -> str:
-    """SHA-256 over the digests of all tasks and tracks."""
-    tasks = {task.id: task.digest for task in suite.tasks.values()}
-    return digest({"tasks": tasks, "tracks": {track.id: track.digest for track in suite.tracks.values()}})
-
-
-def leaderboard_json(suite: Suite, submissions: Submissions, tables: Sequence[Table]) -> dict[str, Any]:
-    """Everything the page shows."""
+def leaderboard_json(board: Board) -> dict[str, Any]:
+    """Everything the tables show; `schemas/leaderboard.schema.json` describes it."""
     return {
-        "schema_version": 1,
-        "suite": {"version": suite.version, "digest": suite_digest(suite)},
-        "tables": [_table(table) for table in tables],
+        "schema_version": 2,
+        "suite": {"version": board.suite.version, "digest": board.digest},
+        "tables": [_table(table) for table in board.tables],
+        "standings": {
+            track: [asdict(one) | {"name": "/".join(one.name)} for one in standings]
+            for track, standings in board.standings.items()
+        },
         "refused": [
             {"path": run.path, "problems": [problem.to_json() for problem in run.problems]}
-            for run in submissions.refused
+            for run in board.submissions.refused
         ],
     }
 
 
-def results_csv(suite: Suite, entries: Sequence[Entry], find_card: FindCard = no_cards) -> str:
-    """One line per unit, set of samples and metric, of all accepted runs; `current` marks what stands in a table."""
-    current = {(row.entry.path, place[2:]) for place, row in current_rows(entries).items()}
+def result_rows(board: Board, find_card: FindCard = no_cards) -> list[tuple[Any, ...]]:
+    """A tuple of `COLUMNS` per unit, set of samples and metric, of all accepted runs; `current` marks the last ones."""
+    standing = {
+        (place, id(unit)): row for place, row in current_rows(board.submissions.entries).items() for unit in row.units
+    }
+    ranked = {
+        (row.entry.org, row.entry.model, table.task.id, table.track.id): row
+        for table in board.tables
+        for row in table.rows
+    }
+    lines: list[tuple[Any, ...]] = []
+    for entry in board.submissions.entries:
+        seen = {
+            name: _status(entry, name, find_card)
+            for name in {board.suite.tasks[unit["task"]].dataset.name for unit in entry.result["units"]}
+        }
+        for unit in entry.result["units"]:
+            place = entry.org, entry.model, unit["task"], unit["track"]
+            current = ((*place, unit["fraction"]), id(unit)) in standing
+            row = ranked.get(place) if current and unit["fraction"] == 1 else None
+            task = board.suite.tasks[unit["task"]]
+            verdict = seen[task.dataset.name]
+            lines.extend(_lines(board, entry, unit, current, [verdict, int(not task.pending)], row))
+    return lines
+
+
+def results_csv(rows: Sequence[tuple[Any, ...]]) -> str:
+    """The rows as CSV (RFC 4180) that no spreadsheet takes for formulas."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(CSV_COLUMNS)
-    for entry in entries:
-        for unit in entry.result["units"]:
-            stands = unit["fraction"] == 1 and (entry.path, (unit["task"], unit["track"])) in current
-            seen = contamination(entry, suite.tasks[unit["task"]].dataset.name, find_card)
-            verdict = seen.status if seen else ""
-            writer.writerows([suite.version, *map(_cell, line), verdict] for line in _lines(entry, unit, stands))
+    writer.writerow(COLUMNS)
+    writer.writerows([_cell(value) for value in row] for row in rows)
     return file.getvalue()
+
+
+def results_parquet(rows: Sequence[tuple[Any, ...]]) -> bytes:
+    """The rows as Parquet; the bytes depend on the rows and the version of pyarrow alone."""
+    arrays = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(COLUMNS.values())]
+    sink = pa.BufferOutputStream()
+    # No compressor, so that none of their versions changes the bytes; dictionaries keep repeated texts small.
+    table = pa.table(arrays, names=list(COLUMNS))
+    pq.write_table(table, sink, compression="none", store_schema=False, row_group_size=_ROWS_PER_GROUP)
+    return bytes(sink.getvalue())
+
+
+def _status(entry: Entry, dataset: str, find_card: FindCard) -> str:
+    verdict = contamination(entry, dataset, find_card)
+    return verdict.status if verdict else ""
+
+
+def _lines(
+    board: Board, entry: Entry, unit: Mapping[str, Any], current: bool, known: Sequence[Any], row: Row | None
+) -> Iterator[tuple[Any, ...]]:
+    model, scores = entry.result["model"], unit["scores"]
+    adapter = model["adapter"] or {"ref": "", "revision": ""}
+    who = (board.suite.version, unit["task"], unit["track"], entry.org, entry.model, entry.run)
+    what = (int(current), int(entry.control), unit["seed"], float(unit["fraction"]))
+    weights = (model["revision"], adapter["ref"], adapter["revision"], *known)
+    standing = (*_subgroup(scores), *_standing(row), float(unit["cost"]["training"]))
+    for part, metrics in sorted(scores["metrics"].items()):
+        calibration = _calibration(metrics)
+        for name, estimate in sorted((metrics or {}).items()):
+            numbers = (estimate["value"], estimate["low"], estimate["high"], scores["n"][part])
+            yield (*who, *what, part, name, *numbers, *weights, calibration, *standing)
+
+
+def _calibration(metrics: Mapping[str, Any] | None) -> float | None:
+    error: float | None = (metrics or {}).get("ece", {"value": None})["value"]
+    return error
+
+
+def _subgroup(scores: Mapping[str, Any]) -> tuple[str | None, float | None]:
+    """The field and value with the widest gap to the best of its field, and that gap."""
+    found = [
+        (subgroup["gap"], f"{field}={subgroup['worst']}")
+        for field, subgroup in sorted((scores["subgroups"] or {}).items())
+        if subgroup["gap"] is not None
+    ]
+    gap, name = max(found, default=(None, None))
+    return name, gap
+
+
+def _standing(row: Row | None) -> tuple[Any, ...]:
+    if row is None:
+        return None, None, None, None, None
+    low, high = row.rank or (None, None)
+    if row.gain is None:
+        return low, high, None, None, None
+    return low, high, row.gain.value, row.gain.control, " ".join(row.gain.missing)
 
 
 def _table(table: Table) -> dict[str, Any]:
@@ -74,11 +158,11 @@ def _table(table: Table) -> dict[str, Any]:
         "track": {"id": table.track.id, "title": table.track.title, "digest": table.track.digest},
         "main_metric": task.main_metric,
         "ranked_on": table.part,
-        "rows": [_row(row) for row in table.rows],
+        "rows": [_row(table, row) for row in table.rows],
     }
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(table: Table, row: Row) -> dict[str, Any]:
     model = row.entry.result["model"]
     return {
         "organisation": row.entry.org,
@@ -88,23 +172,18 @@ def _row(row: Row) -> dict[str, Any]:
         "rank": {"low": row.rank[0], "high": row.rank[1]} if row.rank else None,
         "note": row.note,
         "contamination": asdict(row.contamination) if row.contamination else None,
-        "score": {"value": row.value, "low": row.low, "high": row.high},
+        "score": {
+            "value": row.value,
+            "low": row.low,
+            "high": row.high,
+            "spread": row.spread(table.task.main_metric, table.part),
+        },
+        "gain": asdict(row.gain) if row.gain else None,
         "model": {name: model[name] for name in ("ref", "name", "revision", "family", "kind", "parameters", "adapter")},
         "units": [
             {name: unit[name] for name in ("unit", "seed", "predictions", "scores", "cost")} for unit in row.units
         ],
     }
-
-
-def _lines(entry: Entry, unit: Mapping[str, Any], current: bool) -> Iterator[list[Any]]:
-    model, scores = entry.result["model"], unit["scores"]
-    adapter = model["adapter"] or {"ref": "", "revision": ""}
-    who = [unit["task"], unit["track"], entry.org, entry.model, entry.run, int(current), int(entry.control)]
-    for part, metrics in sorted(scores["metrics"].items()):
-        for name, estimate in sorted((metrics or {}).items()):
-            numbers = [estimate["value"], estimate["low"], estimate["high"], scores["n"][part]]
-            evidence = [model["revision"], adapter["ref"], adapter["revision"]]
-            yield [*who, unit["seed"], unit["fraction"], part, name, *numbers, *evidence]
 
 
 def _cell(value: Any) -> Any:

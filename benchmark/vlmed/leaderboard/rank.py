@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vlmed.hashing import digest
+from vlmed.leaderboard.blind import Gain, gain
 from vlmed.leaderboard.contamination import FindCard, contamination, no_cards
 from vlmed.leaderboard.read import Entry
-from vlmed.leaderboard.separate import p_values, rank_intervals
+from vlmed.leaderboard.seeds import draws_of_mean, reach, spread
+from vlmed.leaderboard.separate import metric_reaches, p_of_reaches, rank_intervals, separated
 from vlmed.leakage.contamination import Verdict
-from vlmed.metrics.classification import Classified, Counts, Values
+from vlmed.metrics.classification import Counts, Values
 from vlmed.metrics.inputs import number_groups
-from vlmed.metrics.intervals import bootstrap, count_groups
-from vlmed.metrics.table import METRICS, trials
-from vlmed.results.predictions import Predictions, read_predictions
+from vlmed.metrics.intervals import bootstrap
+from vlmed.metrics.table import METRICS, Samples
+from vlmed.results.predictions import read_predictions
 from vlmed.suite.manifest import FOLDER, read_manifest
 from vlmed.suite.types import Suite, Task, Track
 
@@ -39,6 +42,7 @@ class Row:
         rank: Lowest and highest rank that the paired tests leave open; None for what is not ranked.
         note: Why it is not ranked, or what else a reader must know.
         contamination: Whether the model may have seen the task's images in training; None for controls.
+        gain: How far it stands above the best control that could not look at the image; None for controls.
     """
 
     entry: Entry
@@ -49,20 +53,65 @@ class Row:
     rank: tuple[int, int] | None = None
     note: str = ""
     contamination: Verdict | None = None
+    gain: Gain | None = None
 
-    def metric(self, name: str, part: Part, end: str = "value") -> float | None:
-        """A metric's mean over seeds; None where any is undefined or the clean set is not known.
+    def metric(self, name: str, part: Part) -> float | None:
+        """A metric's mean over seeds; None where any is undefined or the clean set is not known."""
+        return _mean(self.seed_values(name, part))
 
-        Ends of intervals are averaged too: a mean varies no more than its parts do on average.
+    def interval(self, name: str, part: Part) -> tuple[float, float] | tuple[None, None]:
+        """The 95 % interval of that mean.
+
+        What the test samples leave open is averaged over seeds, since a mean varies no more than its parts do on
+        average; what the seeds leave open comes on top.
         """
+        values = self.seed_values(name, part)
+        value, low, high = (_mean(ends) for ends in (values, *(self._ends(name, part, end) for end in ("low", "high"))))
+        if value is None or low is None or high is None:
+            return None, None
+        if len(values) == 1:
+            return low, high
+        known = [number for number in values if number is not None]
+        metric = METRICS[name.removeprefix("text_to_image_")]
+        return max(metric.low, value - reach(value - low, known)), min(metric.high, value + reach(high - value, known))
+
+    def seed_values(self, name: str, part: Part) -> list[float | None]:
+        """A metric of each seed, in seed order; None where undefined."""
+        return self._ends(name, part, "value")
+
+    @property
+    def fraction(self) -> float:
+        """The share of the training split."""
+        return float(self.units[0]["fraction"])
+
+    def spread(self, name: str, part: Part) -> float | None:
+        """A metric's standard deviation over seeds; None for one seed, or where any is undefined."""
+        values = self.seed_values(name, part)
+        return None if None in values else spread([number for number in values if number is not None])
+
+    def _ends(self, name: str, part: Part, end: str) -> list[float | None]:
         metrics = [unit["scores"]["metrics"][part] for unit in self.units]
-        values = [float(known[name][end]) for known in metrics if known and known[name][end] is not None]
-        return sum(values) / len(values) if len(values) == len(self.units) else None
+        return [known[name][end] if known else None for known in metrics]
 
     def n(self, part: Part) -> int | None:
         """Number of test samples."""
         count: int | None = self.units[0]["scores"]["n"][part]
         return count
+
+
+@dataclass(frozen=True)
+class Differences:
+    """What the paired tests of a table found.
+
+    Attributes:
+        rows: The M ranked rows.
+        reach: (M, M), how far the 95 % interval of each difference of two scores reaches to either side; maybe inf.
+        separated: (M, M) bool, which differences are significant after the correction over all pairs.
+    """
+
+    rows: Sequence[Row]
+    reach: NDArray[np.float64]
+    separated: NDArray[np.bool_]
 
 
 @dataclass
@@ -73,6 +122,7 @@ class Table:
         part: The samples that decide: `clean`, or `all` while the manifest is pending.
         models: Best first; what is undefined stands last.
         controls: Reference rows, never ranked, best first.
+        differences: Between the ranked models; None if none is ranked.
     """
 
     task: Task
@@ -80,6 +130,7 @@ class Table:
     part: Part
     models: list[Row] = field(default_factory=list)
     controls: list[Row] = field(default_factory=list)
+    differences: Differences | None = None
 
     @property
     def rows(self) -> list[Row]:
@@ -100,8 +151,9 @@ def rank_tables(
     Only units on the whole training split stand in a table. Of a model's runs the last one in natural order counts.
     """
     rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for place, row in current_rows(entries).items():
-        rows[place[2:]].append(row)
+    for (_, _, task, track, fraction), row in current_rows(entries).items():
+        if fraction == 1:
+            rows[task, track].append(row)
     return [
         _Ranking(task, track, manifests, find_card).table(rows[task.id, track.id])
         for task in suite.tasks.values()
@@ -110,21 +162,49 @@ def rank_tables(
     ]
 
 
-def current_rows(entries: Iterable[Entry]) -> dict[tuple[str, str, str, str], Row]:
-    """(organisation, model, task, track) -> the row that stands for it; a later run replaces an earlier one."""
-    rows: dict[tuple[str, str, str, str], Row] = {}
+Place = tuple[str, str, str, str, float]
+
+
+def current_rows(entries: Iterable[Entry]) -> dict[Place, Row]:
+    """(organisation, model, task, track, fraction) -> its row, unscored; a later run replaces an earlier one."""
+    rows: dict[Place, Row] = {}
     for entry in entries:
-        for (task, track), units in _by_table(entry).items():
-            rows[entry.org, entry.model, task, track] = Row(entry, units)
+        for place, units in _by_place(entry).items():
+            rows[entry.org, entry.model, *place] = Row(entry, units)
     return rows
 
 
-def _by_table(entry: Entry) -> dict[tuple[str, str], list[Unit]]:
-    units: dict[tuple[str, str], list[Unit]] = defaultdict(list)
+def _by_place(entry: Entry) -> dict[tuple[str, str, float], list[Unit]]:
+    units: dict[tuple[str, str, float], list[Unit]] = defaultdict(list)
     for unit in sorted(entry.result["units"], key=lambda unit: unit["seed"]):
-        if unit["fraction"] == 1:
-            units[unit["task"], unit["track"]].append(unit)
+        units[unit["task"], unit["track"], unit["fraction"]].append(unit)
     return units
+
+
+def score_row(row: Row, task: Task) -> None:
+    """Set a row's score and interval on the samples that decide."""
+    part = ranked_part(task)
+    row.value = row.metric(task.main_metric, part)
+    row.low, row.high = row.interval(task.main_metric, part)
+    row.note = "" if row.value is not None else "undefined"
+
+
+def ranked_part(task: Task) -> Part:
+    """The samples that decide: `clean`, or `all` while the manifest is pending."""
+    return "all" if task.pending else "clean"
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A unit on the samples that decide, in id order.
+
+    Attributes:
+        key: Digest of the samples, with their groups and claimed targets.
+    """
+
+    key: str
+    groups: Sequence[str]
+    samples: Samples
 
 
 @dataclass(frozen=True)
@@ -137,58 +217,60 @@ class _Ranking:
     find_card: FindCard
 
     def table(self, rows: Sequence[Row]) -> Table:
-        table = Table(self.task, self.track, "all" if self.task.pending else "clean")
+        table = Table(self.task, self.track, ranked_part(self.task))
         for row in rows:
-            self._score(row, table.part)
+            score_row(row, self.task)
             row.contamination = contamination(row.entry, self.task.dataset.name, self.find_card)
         if self.task.ranked:
-            self._rank([row for row in rows if row.value is not None and not row.entry.control])
+            table.differences = self._rank([row for row in rows if row.value is not None and not row.entry.control])
         table.models = self._ordered(row for row in rows if not row.entry.control)
         table.controls = self._ordered(row for row in rows if row.entry.control)
+        for row in table.models:
+            row.gain = gain(self.task.main_metric, row, table.controls)
         return table
 
-    def _score(self, row: Row, part: Part) -> None:
-        value, low, high = (row.metric(self.task.main_metric, part, end) for end in ("value", "low", "high"))
-        row.value, row.low, row.high = value, low, high
-        row.note = "" if value is not None else "undefined"
+    def _rank(self, rows: Sequence[Row]) -> Differences | None:
+        """Give ranks to the rows that scored the samples that most did; a frozen manifest makes sure that all do.
 
-    def _rank(self, rows: Sequence[Row]) -> None:
-        """Give ranks to the rows that scored the samples that most did; a frozen manifest makes sure that all do."""
-        scored = [[self._predictions(row, unit) for unit in row.units] for row in rows]
+        It does not hold which questions are closed and what may be answered to them, so that here most votes decide.
+        """
+        scored = [[self._scored(row, unit) for unit in row.units] for row in rows]
         keys = [_samples_key(seeds) for seeds in scored]
         usual = max(Counter(keys).items(), key=lambda item: (bool(item[0]), item[1], item[0]), default=("", 0))[0]
         paired = [index for index, key in enumerate(keys) if key and key == usual]
         for row, key in zip(rows, keys, strict=True):
             row.note = "" if key and key == usual else "scored other samples"
-        if paired:
-            self._rank_paired([rows[index] for index in paired], [scored[index] for index in paired])
+        if not paired:
+            return None
+        return self._rank_paired([rows[index] for index in paired], [scored[index] for index in paired])
 
-    def _rank_paired(self, rows: Sequence[Row], scored: Sequence[Sequence[Predictions]]) -> None:
+    def _rank_paired(self, rows: Sequence[Row], scored: Sequence[Sequence[_Scored]]) -> Differences:
         metric = METRICS[self.task.main_metric]
-        samples = [[Classified(seed.probabilities, seed.targets) for seed in seeds] for seeds in scored]
-        members = number_groups(scored[0][0].groups, len(samples[0][0]))
+        samples = [seed.samples for seeds in scored for seed in seeds]
+        members = number_groups(scored[0][0].groups, len(samples[0]))
 
         def scores(counts: Counts) -> Values:
-            return np.stack([np.mean([metric.function(seed, counts) for seed in seeds], axis=0) for seeds in samples])
+            return np.stack([metric.function(seed, counts) for seed in samples])
 
-        draws = bootstrap(scores, members, DRAWS)
+        of_seeds = np.split(bootstrap(scores, members, DRAWS), np.cumsum([len(row.units) for row in rows])[:-1])
+        draws = [
+            draws_of_mean(drawn, [unit["seed"] for unit in row.units])
+            for row, drawn in zip(rows, of_seeds, strict=True)
+        ]
         values = np.array([row.value for row in rows])
-        p = p_values(values, draws, count_groups(members), trials(metric, samples[0][0], members))
+        reach = metric_reaches(metric, np.stack(draws), samples[0], members)
+        p = p_of_reaches(values, reach)
         for row, rank in zip(rows, rank_intervals(values, p, metric.higher_is_better), strict=True):
             row.rank = rank
+        return Differences(rows, reach, separated(p))
 
-    def _predictions(self, row: Row, unit: Unit) -> Predictions:
-        """A unit's predictions on the samples that decide, in id order."""
-        predictions = read_predictions(row.entry.folder / unit["predictions"]["file"], len(self.task.classes))
+    def _scored(self, row: Row, unit: Unit) -> _Scored:
+        predictions = read_predictions(row.entry.folder / unit["predictions"]["file"], self.task)
         ids = predictions.sample_ids
         order = [index for index in sorted(range(len(ids)), key=ids.__getitem__) if ids[index] not in self._leaking]
-        return Predictions(
-            sample_ids=[ids[index] for index in order],
-            groups=[predictions.groups[index] for index in order],
-            targets=predictions.targets[order],
-            probabilities=predictions.probabilities[order],
-            by_template=predictions.by_template[order],
-        )
+        groups = [predictions.groups[index] for index in order]
+        key = digest([[ids[index] for index in order], groups, predictions.claims(order)])
+        return _Scored(key, groups, predictions.samples(order)[""])
 
     @cached_property
     def _leaking(self) -> frozenset[str]:
@@ -206,7 +288,12 @@ class _Ranking:
         return sorted(rows, key=key)
 
 
-def _samples_key(seeds: Sequence[Predictions]) -> str:
-    """Digest of the samples that were scored, with groups and targets; empty where the seeds scored different ones."""
-    keys = {digest([list(seed.sample_ids), list(seed.groups), seed.targets.tolist()]) for seed in seeds}
+def _samples_key(seeds: Sequence[_Scored]) -> str:
+    """The seeds' key; empty where they scored different samples."""
+    keys = {seed.key for seed in seeds}
     return keys.pop() if len(keys) == 1 else ""
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [float(value) for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +10,10 @@ from typing import Any
 
 from vlmed.errors import MissingError, Problem, errors_in
 from vlmed.files import read_json
-from vlmed.results.submit import NAME
+from vlmed.results.description import Description, read_description
+from vlmed.results.frozen import Frozen
+from vlmed.results.submit import NAME, retraction_problems
+from vlmed.results.untrusted import printable
 from vlmed.results.validate import validate_run
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
@@ -27,6 +29,7 @@ class Entry:
     Attributes:
         result: Its `result.json`; control characters and lone surrogates in texts are replaced by U+FFFD.
         folder: Where it lies.
+        description: What its submitter says; None for the oldest.
     """
 
     org: str
@@ -34,6 +37,7 @@ class Entry:
     run: str
     result: Mapping[str, Any]
     folder: Path
+    description: Description | None = None
 
     @property
     def path(self) -> str:
@@ -48,6 +52,7 @@ class Entry:
     def files(self) -> Iterator[str]:
         """The evidence, relative to the run's folder."""
         yield "result.json"
+        yield from (["submission.json"] if self.description else [])
         yield from sorted({unit["predictions"]["file"] for unit in self.result["units"]})
 
 
@@ -80,29 +85,39 @@ def read_submissions(folder: Path, suite: Suite, manifests: Path = FOLDER, inter
         raise MissingError("there is no such folder of submissions", file=folder)
     entries: list[Entry] = []
     refused: list[Refused] = []
+    frozen = Frozen(manifests)
     for run in _run_folders(folder):
         path = run.relative_to(folder).as_posix()
-        problems = _layout_problems(run, path) or errors_in(validate_run(run, suite, manifests, intervals).problems)
+        problems = _layout_problems(run, path) or _refusals(run, suite, intervals, frozen)
         if problems:
             refused.append(Refused(printable(path), [_relative(problem, folder) for problem in problems]))
         else:
             entries.append(_entry(run))
-    return Submissions(entries, refused)
+    standing, superseded = _standing(entries)
+    return Submissions(standing, [*refused, *superseded])
 
 
-def printable(value: Any) -> Any:
-    """JSON whose texts can be written as UTF-8 and shown: control characters and lone surrogates become U+FFFD.
+def _refusals(run: Path, suite: Suite, intervals: bool, frozen: Frozen) -> list[Problem]:
+    report = validate_run(run, suite, frozen.folder, intervals, frozen)
+    return errors_in(report.problems) or list(retraction_problems(run))
 
-    >>> printable({"name": "a\\x1b[31mb"})
-    {'name': 'a�[31mb'}
-    """
-    if isinstance(value, str):
-        return "".join("\ufffd" if unicodedata.category(mark) in ("Cc", "Cs") else mark for mark in value)
-    if isinstance(value, dict):
-        return {printable(name): printable(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [printable(item) for item in value]
-    return value
+
+def _standing(entries: Sequence[Entry]) -> tuple[list[Entry], list[Refused]]:
+    """The entries that no accepted run of the same model supersedes, and the others."""
+    later = {
+        (entry.org, entry.model, entry.description.supersedes): entry.run
+        for entry in entries
+        if entry.description and entry.description.supersedes
+    }
+
+    def successor(entry: Entry) -> str | None:
+        return later.get((entry.org, entry.model, entry.run))
+
+    return [entry for entry in entries if not successor(entry)], [
+        Refused(entry.path, [Problem(f"this run is superseded by {successor(entry)}", entry.path)])
+        for entry in entries
+        if successor(entry)
+    ]
 
 
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
@@ -140,7 +155,7 @@ def _layout_problems(run: Path, path: str) -> list[Problem]:
 
 def _entry(run: Path) -> Entry:
     org, model = run.parent.name.split("__")
-    return Entry(org, model, run.name, printable(read_json(run / "result.json")), run)
+    return Entry(org, model, run.name, printable(read_json(run / "result.json")), run, read_description(run))
 
 
 def _relative(problem: Problem, folder: Path) -> Problem:

@@ -7,7 +7,9 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmed.metrics.intervals import MAX_UNDEFINED, Z, student
+from vlmed.metrics.classification import Indices
+from vlmed.metrics.intervals import MAX_UNDEFINED, Z, count_groups, student
+from vlmed.metrics.table import Metric, Samples, no_interval_of, scored_members, trials
 
 ALPHA = 0.05  # the chance of any false separation in a table
 _SAME = 1e-7  # what rounding may leave between equal numbers
@@ -38,30 +40,68 @@ def separated(p: NDArray[np.float64]) -> NDArray[np.bool_]:
     return significant | significant.T
 
 
-def p_values(values: NDArray[np.float64], draws: NDArray[np.float64], groups: int, trials: int) -> NDArray[np.float64]:
+def metric_reaches(
+    metric: Metric, draws: NDArray[np.float64], samples: Samples, members: Indices
+) -> NDArray[np.float64]:
+    """`reaches` of a metric of any kind of task; infinite for a metric, or groups, that have no interval either.
+
+    Args:
+        samples: What one of the models predicted; the strata are those of all.
+        members: (N,) the groups of all samples.
+    """
+    groups = count_groups(scored_members(metric, samples, members))
+    if no_interval_of(metric, draws.shape[1], 0, groups):
+        return np.full((len(draws), len(draws)), math.inf)
+    return reaches(draws, groups, None if metric.is_median else trials(metric, samples, members))
+
+
+def p_values(
+    values: NDArray[np.float64], draws: NDArray[np.float64], groups: int, trials: int | None
+) -> NDArray[np.float64]:
     """Two-sided p-values of all differences of M scores, symmetric (M, M); 1 where nothing can be said.
+
+    Args:
+        values: (M,), the models' scores.
+        draws, groups, trials: As for `reaches`.
+    """
+    return p_of_reaches(values, reaches(draws, groups, trials))
+
+
+def p_of_reaches(values: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Two-sided p-values (M, M) of the differences of scores (M,) with intervals of that reach (M, M) to each side."""
+    p = np.ones(reach.shape)
+    upper = np.triu_indices(len(values), k=1)
+    distance = np.abs(values[upper[0]] - values[upper[1]])
+    tail = np.vectorize(math.erfc, otypes=[np.float64])(distance / reach[upper] * Z / math.sqrt(2))
+    p[upper] = np.where(distance > _SAME, tail, 1.0)
+    return np.minimum(p, p.T)
+
+
+def reaches(draws: NDArray[np.float64], groups: int, trials: int | None) -> NDArray[np.float64]:
+    """How far the 95 % interval of each difference of M scores reaches to either side, symmetric (M, M).
 
     The test of `vlmed.metrics.compare`, for all pairs at once: a difference over its bootstrap standard error meets
     Student's quantile. Counting draws instead could give no p-value that survives the correction over many pairs.
 
     Args:
-        values: (M,), the models' scores.
-        draws: (M, B), their scores in B bootstrap draws that are the same for all models; NaN where undefined.
+        draws: (M, B), the models' scores in B bootstrap draws that are the same for all models; NaN where undefined.
         groups: Number of groups that were drawn from.
-        trials: Number of independent trials that a score stands on at least.
+        trials: Number of independent trials that a score in [0, 1] stands on at least; None for a median, where draws
+            that all agree show nothing.
+
+    Returns:
+        Infinite where nothing can be said.
     """
-    p = np.ones((len(values), len(values)))
+    reach = np.full((len(draws), len(draws)), math.inf)
     usable = np.flatnonzero(np.isnan(draws).mean(axis=1) <= MAX_UNDEFINED)
     known = draws[usable][:, ~np.isnan(draws[usable]).any(axis=0)]
     if groups < 2 or known.shape[1] < 2 or len(usable) < 2:
-        return p
-    distance = np.abs(values[usable][:, None] - values[usable][None, :])
+        return reach
     error = _standard_errors(known, groups)
     # Where all draws agree, the share of discordant trials that may have stayed unseen, as in `compare`.
-    reach = np.where(error > _SAME, student(groups - 1) * error, Z**2 / (trials + Z**2))
-    tail = np.vectorize(math.erfc, otypes=[np.float64])(distance / reach * Z / math.sqrt(2))
-    p[np.ix_(usable, usable)] = np.where(distance > _SAME, tail, 1.0)
-    return p
+    unseen = math.inf if trials is None else Z**2 / (trials + Z**2)
+    reach[np.ix_(usable, usable)] = np.where(error > _SAME, student(groups - 1) * error, unseen)
+    return reach
 
 
 def _standard_errors(draws: NDArray[np.float64], groups: int) -> NDArray[np.float64]:

@@ -15,11 +15,11 @@ _INDEX = "site.json"
 _GENERATOR = "vlmed leaderboard"
 
 
-def write_site(folder: Path, texts: Mapping[str, str], copies: Mapping[str, Path]) -> None:
+def write_site(folder: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
     """Write a site; a kill at any moment leaves the old one or the new one, the old one perhaps under a hidden name.
 
     Args:
-        texts: Path in the site -> content.
+        contents: Path in the site -> text or bytes.
         copies: Path in the site -> file to copy.
 
     Raises:
@@ -34,7 +34,7 @@ def write_site(folder: Path, texts: Mapping[str, str], copies: Mapping[str, Path
     except OSError as error:
         raise _refused(folder, error) from error
     try:
-        _fill(part, texts, copies)
+        _fill(part, contents, copies)
         _swap(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -74,14 +74,14 @@ def _written(folder: Path) -> Mapping[str, str]:
         return {}
 
 
-def _fill(part: Path, texts: Mapping[str, str], copies: Mapping[str, Path]) -> None:
-    for name, text in texts.items():
+def _fill(part: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
+    for name, content in contents.items():
         with new_file(part / name) as path:
-            path.write_bytes(text.encode())
+            path.write_bytes(content.encode() if isinstance(content, str) else content)
     for name, source in copies.items():
         with new_file(part / name) as path:
             shutil.copyfile(source, path)
-    files = {name: file_hash(part / name) for name in sorted([*texts, *copies])}
+    files = {name: file_hash(part / name) for name in sorted([*contents, *copies])}
     write_json(part / _INDEX, {"generator": _GENERATOR, "files": files})
     part.chmod(0o755)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -73,25 +74,26 @@ def _templates(file: Path) -> list[tuple[str, str]]:
 def _try(file: Path, place: str, template: str) -> Problem | None:
     """What is wrong with it, if anything."""
     # A tag of transformers' own; what stands between its ends is rendered all the same.
-    plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
-    try:
-        # -P: a file jinja2.py in the current folder is not what is meant.
-        child = subprocess.run(
-            [sys.executable, "-P", "-c", _CHILD, str(_SECONDS)],
-            input=plain,
-            capture_output=True,
-            text=True,
-            timeout=2 * _SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return _problem("the chat template doesn't end", file, place, f"an end within {_SECONDS} s")
-    if child.returncode == _ESCAPES:
-        return _problem("the chat template tries to leave its sandbox", file, place, "text", child.stdout.strip()[:200])
-    if child.returncode == _EXHAUSTS:
+    code, said = _render(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template))
+    if code == _ESCAPES:
+        return _problem("the chat template tries to leave its sandbox", file, place, "text", said[:200])
+    if code == _EXHAUSTS:
         return _problem("the chat template exhausts the memory", file, place, "at most 1 GB")
-    if child.returncode < 0:
+    if code < 0:
         return _problem("the chat template doesn't end", file, place, f"an end within {_SECONDS} s and 1 GB")
     return None
+
+
+@cache
+def _render(template: str) -> tuple[int, str]:
+    """The child's exit code, negative where it was stopped, and what it said; once for each template and process."""
+    # -P: a file jinja2.py in the current folder is not what is meant.
+    command = [sys.executable, "-P", "-c", _CHILD, str(_SECONDS)]
+    try:
+        child = subprocess.run(command, input=template, capture_output=True, text=True, timeout=2 * _SECONDS)
+    except subprocess.TimeoutExpired:
+        return -1, ""
+    return child.returncode, child.stdout.strip()
 
 
 def _problem(what: str, file: Path, place: str, expected: str, got: str = "") -> Problem:

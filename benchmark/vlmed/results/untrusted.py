@@ -14,8 +14,8 @@ from typing import Any
 from vlmed.errors import Problem
 
 # Folders whose content is read; others, such as a run's own notes, are never opened.
-FOLDERS = ("predictions", "audits")
-_FILES = ("result.json", "submission.json", "fingerprint.parquet", "retraction.json")
+FOLDERS = ("predictions", "audits", "judged")
+_FILES = ("result.json", "submission.json", "fingerprint.parquet", "retraction.json", "judgement.json")
 _MOST_FILES = 10_000
 _LONGEST = 300
 

@@ -12,6 +12,7 @@ from vlmed.results.audits import audit_problems
 from vlmed.results.description import RETRACTION, description_problems
 from vlmed.results.document import read_document
 from vlmed.results.frozen import Frozen
+from vlmed.results.judged import judgement_problems
 from vlmed.results.unit_check import Choice, UnitCheck
 from vlmed.results.untrusted import folder_problems, shown
 from vlmed.suite.manifest import FOLDER
@@ -104,6 +105,7 @@ def _check(report: Report, suite: Suite, frozen: Frozen, intervals: Choice) -> N
         check.check()
         report.problems += check.problems
         report.recomputed += check.recomputed
+    report.problems += judgement_problems(folder, suite)
 
 
 def _run_problems(folder: Path, result: Mapping[str, Any]) -> Iterator[Problem]:

@@ -37,5 +37,6 @@ METHODS: Mapping[str, MethodFacts] = {
     "choose": MethodFacts(("classification",)),
     "retrieve": MethodFacts(("retrieval",)),
     "answer": MethodFacts(("vqa",)),
+    "fusion": MethodFacts(("vqa",), ("fraction", "seed")),
     "sft": MethodFacts(("vqa",), ("fraction", "seed")),
 }

@@ -37,6 +37,7 @@ from vlmed.models.protocols import DualEncoder, ImageEncoder
 
 Parameters = dict[str, nn.Parameter]
 Encode = Callable[[torch.Tensor], torch.Tensor]
+EncodeTexts = Callable[[list[str]], torch.Tensor]
 
 
 def whole(encoder: ImageEncoder) -> nn.Module:
@@ -84,7 +85,7 @@ def image_parameters(encoder: ImageEncoder, last_block_only: bool, encode: Encod
     return _reached(whole(encoder), lambda: encode(blank(encoder)), cut, "images")
 
 
-def text_parameters(encoder: DualEncoder, encode: Callable[[list[str]], torch.Tensor] | None = None) -> Parameters:
+def text_parameters(encoder: DualEncoder, encode: EncodeTexts | None = None) -> Parameters:
     """The parameters that text embeddings depend on, or what else `encode` makes of texts.
 
     Raises:

@@ -97,7 +97,7 @@ class Stream:
     """Batches one after another, the next ones loading meanwhile.
 
     Args:
-        load: Positions (B,) -> what the model computes with, a tensor of B rows on the CPU. Two threads call it at once.
+        load: Positions (B,) -> what the model computes with, B rows on the CPU. Two threads call it at once.
 
     Attributes:
         waited: Seconds for which the loop had to wait for data.

@@ -108,7 +108,10 @@ class Teacher:
             InputError: A request can't be shown to the model.
         """
         inputs = self._generator._inputs(requests)
-        said = [torch.tensor([*self._generator._continuation(answer.strip()), self._end]) for answer in answers]
+        # Tokenizers may not be used by two threads at once.
+        with self._generator._alone:
+            tokens = [self._generator._continuation(answer.strip()) for answer in answers]
+        said = [torch.tensor([*answer, self._end]) for answer in tokens]
         return self._decoded(inputs, said) if self.encoder_decoder else self._continued(inputs, said)
 
     def chunks(self, pairs: Pairs, rows: Rows, size: int) -> list[Batch]:

@@ -10,11 +10,12 @@ from vlmed.errors import InputError, Problem
 from vlmed.tuning.recipe import (
     _COUNT,
     _LORA_RULES,
+    _MAPPING,
     _NOT_NEGATIVE,
     _POSITIVE,
     _RATES,
+    _SHARE,
     LoraSettings,
-    _is_number,
     _lora,
     _one_of,
     _problems,
@@ -76,10 +77,7 @@ class GeneratorRecipe:
 def _are_parts(value: Any) -> bool:
     known = get_args(Part)
     return (
-        isinstance(value, list)
-        and bool(value)
-        and all(part in known for part in value)
-        and len(set(value)) == len(value)
+        isinstance(value, list) and bool(value) and sorted(set(map(str, value)) & set(known)) == sorted(map(str, value))
     )
 
 
@@ -92,11 +90,11 @@ _RULES: Mapping[str, _Rule] = {
     "optimiser": _one_of("adam", "adamw"),
     "weight_decay": _NOT_NEGATIVE,
     "schedule": _one_of("cosine", "constant"),
-    "warmup": _Rule(lambda value: _is_number(value) and 0 <= value < 1, "a share from 0, below 1"),
+    "warmup": _SHARE,
     "clip": _POSITIVE,
     "patience": _COUNT,
     "precision": _one_of("auto"),
-    "lora": _Rule(lambda value: isinstance(value, dict), "a mapping"),
+    "lora": _MAPPING,
 }
 _REQUIRED = ("parts", "epochs", "batch_size")
 
@@ -119,18 +117,17 @@ def parse_generator_recipe(recipe: Mapping[str, Any], where: str = "recipe") -> 
     problems = problems or _contradictions(recipe, where)
     if problems:
         raise InputError(problems)
-    rates = {key: _listed(recipe.get(key, ())) for key in ("lora_lr", "projector_lr")}
-    values = {key: value for key, value in recipe.items() if key not in (*rates, "lora", "parts")}
+    lists = {key: _listed(recipe.get(key, ())) for key in ("lora_lr", "projector_lr")}
     # In one order, so that the same parts are the same recipe.
-    parts = tuple(part for part in get_args(Part) if part in recipe["parts"])
-    return GeneratorRecipe(parts=parts, lora=_lora(lora), **rates, **values)
+    lists["parts"] = tuple(part for part in get_args(Part) if part in recipe["parts"])
+    return GeneratorRecipe(**{**recipe, **lists, "lora": _lora(lora)})
 
 
 def _lacking(key: str, where: str) -> Problem:
     return Problem("the recipe lacks a key", where, f"$.recipe.{key}", expected=_RULES[key].expected)
 
 
-def _listed(rates: Any) -> tuple[float, ...]:
+def _listed(rates: Any) -> tuple[Any, ...]:
     return tuple(map(float, rates if isinstance(rates, (list, tuple)) else [rates]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from peft import PeftModel
@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vlmed.errors import VlmedError
+from vlmed.errors import UsageError, VlmedError
 from vlmed.models.protocols import DualEncoder, ImageEncoder
-from vlmed.tuning.anatomy import Parameters, blocks, image_parameters, text_parameters, whole
+from vlmed.tuning.anatomy import Encode, EncodeTexts, Parameters, blocks, image_parameters, text_parameters, whole
 from vlmed.tuning.batches import Pixels, Stream, in_order, rgb
 from vlmed.tuning.head import Head, Part, Prompts, make_head
 from vlmed.tuning.lora import lora_parameters, put_lora, remove_lora
@@ -51,6 +51,36 @@ class Learner:
         self.batch = self.recipe.batch_size
         for name, parameter in self.root.named_parameters():
             parameter.requires_grad_(name in self.trained)
+
+    @classmethod
+    def of(
+        cls,
+        encoder: ImageEncoder,
+        recipe: Recipe,
+        head: Any,
+        images: Encode | None = None,
+        texts: EncodeTexts | None = None,
+        borrowed: Parameters | None = None,
+    ) -> Self:
+        """Find what the recipe trains in the encoder, with a LoRA put on it where it is one.
+
+        Args:
+            images, texts: What the head reads: functions of preprocessed pixels and of texts; embeddings by default.
+            borrowed: Parameters of the encoder's network that train besides, with the head, by name.
+
+        Raises:
+            UsageError: The encoder lacks what the recipe needs: blocks, layers for a LoRA.
+            CheckError: No gradient comes through the encoder.
+        """
+        images = images or encoder.encode_images
+        root = whole(encoder)
+        trained, block_names = _in_towers(encoder, recipe, images, texts), tuple(blocks(root))
+        required = {name: parameter.requires_grad for name, parameter in root.named_parameters()}
+        wrapped = None
+        if recipe.scope == "lora":
+            wrapped = put_lora(encoder, recipe.lora)
+            trained = _in_lora(encoder, wrapped, images)
+        return cls(encoder, head, {**trained, **(borrowed or {})}, wrapped, block_names, required, recipe)
 
     @property
     def root(self) -> nn.Module:
@@ -88,7 +118,7 @@ class Learner:
 
     @torch.no_grad()
     def features(self, pixels: Pixels, count: int) -> torch.Tensor:
-        """Embeddings float64 (N, D) on the CPU of `count` images, in eval mode and float32, as a saved model gives them.
+        """Embeddings float64 (N, D) on the CPU of `count` images, in eval mode and float32, as a saved model does it.
 
         Raises:
             InputError: `pixels` gives something else than RGB images.
@@ -191,18 +221,30 @@ def make_learner(encoder: ImageEncoder, recipe: Recipe, prompts: Prompts) -> Cla
         UsageError: The encoder lacks what the recipe needs: texts, blocks, layers for a LoRA.
         CheckError: No gradient comes through the encoder.
     """
-    trained = image_parameters(encoder, recipe.scope == "partial")
+    return Classifier.of(encoder, recipe, make_head(encoder, recipe, prompts, device_of(encoder)))
+
+
+def _in_towers(encoder: ImageEncoder, recipe: Recipe, images: Encode, texts: EncodeTexts | None) -> Parameters:
+    """What trains in the towers, or where a LoRA will."""
+    if recipe.scope == "frozen":
+        return {}
+    trained = image_parameters(encoder, recipe.scope == "partial", images)
     if recipe.text == "trained" and isinstance(encoder, DualEncoder):
-        trained |= text_parameters(encoder)
-    head = make_head(encoder, recipe, prompts, device_of(encoder))
-    root = whole(encoder)
-    block_names = tuple(blocks(root))
-    required = {name: parameter.requires_grad for name, parameter in root.named_parameters()}
-    wrapped = None
-    if recipe.scope == "lora":
-        wrapped = put_lora(encoder, recipe.lora)
-        trained = lora_parameters(root)
-    return Classifier(encoder, head, trained, wrapped, block_names, required, recipe)
+        trained |= text_parameters(encoder, texts)
+    return trained
+
+
+def _in_lora(encoder: ImageEncoder, wrapped: PeftModel, images: Encode) -> Parameters:
+    """A and B of every layer that `images` depends on."""
+    reached = image_parameters(encoder, False, images)
+    trained = {name: each for name, each in lora_parameters(whole(encoder)).items() if name in reached}
+    if not trained:
+        remove_lora(wrapped)
+        raise UsageError(
+            "no layer that a LoRA could go on lies before what the head reads of the image tower",
+            hint="name other layers in the recipe's lora.targets, or train with the scope partial or full",
+        )
+    return trained
 
 
 def device_of(encoder: ImageEncoder) -> torch.device:

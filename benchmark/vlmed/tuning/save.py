@@ -20,7 +20,7 @@ from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, files_that_matter, layo
 from vlmed.models.reference import parse_reference
 from vlmed.models.snapshot import read_config, root_files
 from vlmed.tuning.head import LinearHead
-from vlmed.tuning.tune import Tuned
+from vlmed.tuning.tune import Tuned, TunedClassifier
 
 HEAD_WEIGHTS = "vlmed_head.safetensors"
 HEAD_CONFIG = "vlmed_head.json"
@@ -28,7 +28,7 @@ HEAD_CONFIG = "vlmed_head.json"
 _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".index.json")
 
 
-def save_adapter(tuned: Tuned, folder: Path, base_ref: str, base_revision: str, about: str = "") -> None:
+def save_adapter(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: str, about: str = "") -> None:
     """Write a tuned LoRA in PEFT's layout, with a linear head beside it and a model card draft.
 
     Args:
@@ -51,7 +51,9 @@ def save_adapter(tuned: Tuned, folder: Path, base_ref: str, base_revision: str, 
         _save_rest(tuned, part, base_ref, base_revision, about, "peft")
 
 
-def save_checkpoint(tuned: Tuned, folder: Path, base: Path, base_ref: str, base_revision: str, about: str = "") -> None:
+def save_checkpoint(
+    tuned: Tuned[Any], folder: Path, base: Path, base_ref: str, base_revision: str, about: str = ""
+) -> None:
     """Write the whole tuned network in its base's own layout, with a linear head beside it and a model card draft.
 
     Configurations, tokenizer and preprocessing are copied from the base; the weights are float32 safetensors.
@@ -124,9 +126,9 @@ def _save_weights(model: Any, base: Path, layout: str, folder: Path) -> str:
     return library
 
 
-def _save_rest(tuned: Tuned, folder: Path, base_ref: str, base_revision: str, about: str, library: str) -> None:
+def _save_rest(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: str, about: str, library: str) -> None:
     head = tuned.learner.head
-    if isinstance(head, LinearHead):
+    if isinstance(head, LinearHead) and isinstance(tuned, TunedClassifier):
         save_head(head, tuned.classes, folder)
     write_text(folder / "README.md", card(tuned, base_ref, base_revision, about, library))
 
@@ -185,14 +187,20 @@ def head_probabilities(head: LinearHead, features: torch.Tensor) -> torch.Tensor
     return head.logits(features.double(), head.vectors()).softmax(dim=-1)
 
 
-def card(tuned: Tuned, base_ref: str, base_revision: str, about: str, library: str) -> str:
+def card(tuned: Tuned[Any], base_ref: str, base_revision: str, about: str, library: str) -> str:
     """The draft of a model card: what is known is filled in, the rest is left to a person."""
     recipe, cost, proof = tuned.learner.recipe, tuned.cost, tuned.proof.to_json()
     base = _base_name(base_ref)
     front = ["---", f"library_name: {library}", "tags: [medical, vlmed]"]
     # The Hub takes only a repository's name here.
     front += [f"base_model: {base}"] if ":" not in base else []
-    classifier = "the prompts of the task's classes" if recipe.head == "prompts" else f"a linear layer ({HEAD_WEIGHTS})"
+    classifier = {
+        "prompts": "the prompts of the task's classes",
+        "linear": f"a linear layer ({HEAD_WEIGHTS})",
+        "captions": "none: images and captions were drawn together",
+        "fusion": "a fusion of image and question, which is not saved with it",
+    }[recipe.head]
+    classes = [f"- Classes: {', '.join(tuned.classes)}"] if isinstance(tuned, TunedClassifier) else []
     changed, meant = proof["parameters_changed"], proof["parameters"]
     lines = [
         *front,
@@ -202,7 +210,7 @@ def card(tuned: Tuned, base_ref: str, base_revision: str, about: str, library: s
         "",
         f"- Base: `{base_ref}` at `{base_revision}`",
         f"- Tuned on: {about or 'TODO: name the data set and its licence'}",
-        f"- Classes: {', '.join(tuned.classes)}",
+        *classes,
         f"- Classifier: {classifier}",
         f"- Recipe: {recipe.optimiser}, learning rate {tuned.chosen['lr']:g}, batches of {recipe.batch_size}, weight "
         f"decay {recipe.weight_decay:g}; epoch {tuned.chosen['epoch']} of at most {recipe.epochs} had the least "

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlmed.errors import UsageError, VlmedError
 from vlmed.files import new_file
 from vlmed.progress import Advance
-from vlmed.tuning.batches import Labelled, Stream, shuffled
+from vlmed.tuning.batches import shuffled
 from vlmed.tuning.learner import Learner
+from vlmed.tuning.objective import Objective
 
 Row = dict[str, float | int | None]
 
@@ -50,37 +50,39 @@ class State:
 
 @dataclass
 class Trial:
-    """Trains a learner from its current weights.
+    """Trains an objective's learner from its current weights.
 
     Args:
         lr: The learning rate, constant.
-        weights: (C,) float32, class weights of the loss in training and validation.
         key: Names all that decides the outcome; a checkpoint with another key is refused.
         checkpoint: Where to keep the training after every epoch, or None.
         advance: Told the number of images after every step.
     """
 
-    learner: Learner
-    train: Labelled
-    val: Labelled
+    objective: Objective
     lr: float
     seed: int
-    weights: torch.Tensor
     key: str
     checkpoint: Path | None
     advance: Advance
 
     def __post_init__(self) -> None:
+        self.learner = self.objective.learner
         self.state = State(batch=self.learner.batch)
         self.best: dict[str, torch.Tensor] = {}
-        self._weights = self.weights.to(self.learner.device)
         self._optimiser = self._make_optimiser()
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         recipe = self.learner.recipe
+        # By name: a LoRA that came and went has left a network's parameters in another order than a fresh one's, and a
+        # checkpoint knows an optimiser's parameters by their place alone.
+        trained, head = (
+            [each for _, each in sorted(parameters.items())]
+            for parameters in (self.learner.trained, self.learner.head.parameters())
+        )
         groups = [
-            {"params": list(self.learner.trained.values()), "weight_decay": recipe.weight_decay},
-            {"params": list(self.learner.head.parameters().values()), "weight_decay": recipe.head_weight_decay},
+            {"params": trained, "weight_decay": recipe.weight_decay},
+            {"params": head, "weight_decay": recipe.head_weight_decay},
         ]
         kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
         return kind([group for group in groups if group["params"]], lr=self.lr)
@@ -112,26 +114,26 @@ class Trial:
     def _epoch(self, epoch: int) -> Row:
         # Dropout draws from a generator that only seed and epoch decide, so that a resumed training draws the same.
         torch.manual_seed(int(np.random.default_rng([self.seed, epoch, 1]).integers(2**62)))
-        batches = shuffled(len(self.train), self.learner.recipe.batch_size, self.seed, epoch)
+        batches = shuffled(len(self.objective), self.learner.recipe.batch_size, self.seed, epoch)
         if self.learner.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.learner.device)
         start = time.perf_counter()
-        stream = Stream(self.train.pixels, batches, self.learner.device)
+        stream = self.objective.stream(batches)
         self.learner.set_training(True)
         losses = []
-        for rows, pixels in stream:
-            losses.append(self._step(pixels, torch.from_numpy(self.train.labels[rows]).to(pixels.device)))
+        for rows, inputs in stream:
+            losses.append(self._step(rows, inputs))
             self.advance(len(rows))
         train_loss = self._mean(losses, batches, epoch)
         seconds = time.perf_counter() - start
         return self._row(epoch, train_loss, self._val_loss(epoch), seconds, stream.waited)
 
-    def _step(self, pixels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def _step(self, rows: NDArray[np.int64], inputs: torch.Tensor) -> torch.Tensor:
         if self.state.step_flops:
-            loss = self.learner.backward(pixels, targets, self._weights)
+            loss = self.objective.backward(rows, inputs)
         else:
             with FlopCounterMode(display=False) as counter:
-                loss = self.learner.backward(pixels, targets, self._weights)
+                loss = self.objective.backward(rows, inputs)
             self.state.step_flops = counter.get_total_flops()
         self._optimiser.step()
         return loss
@@ -142,12 +144,11 @@ class Trial:
         if not values.isfinite().all():
             step = int((~values.isfinite()).nonzero()[0])
             raise self._diverged(f"epoch {epoch}, step {step + 1} of {len(values)}", float(values[step]))
-        masses = torch.stack([self.weights[self.train.labels[rows]].double().sum() for rows in batches])
+        masses = torch.tensor([self.objective.mass(rows) for rows in batches], dtype=torch.float64)
         return float((values * masses).sum() / masses.sum())
 
     def _val_loss(self, epoch: int) -> float:
-        logits = self.learner.logits(self.val.pixels, len(self.val))
-        loss = float(functional.cross_entropy(logits, torch.from_numpy(self.val.labels), self.weights.double()))
+        loss = self.objective.val_loss()
         if not math.isfinite(loss):
             raise self._diverged(f"epoch {epoch}, validation", loss)
         return loss
@@ -169,7 +170,7 @@ class Trial:
             "val_loss": val_loss,
             "lr": self.lr,
             "seconds": round(seconds, 4),
-            "images_per_second": round(len(self.train) / seconds, 2) if seconds else None,
+            "images_per_second": round(len(self.objective) / seconds, 2) if seconds else None,
             "data_wait_seconds": round(waited, 4),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(self.learner.device) if cuda else None,
             "images_at_once": self.learner.batch,

@@ -1,15 +1,15 @@
-"""Tune an encoder on a classification task under one recipe, and predict with what came out."""
+"""Tune an encoder under one recipe, on classes or on another objective, and predict with what came out."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +23,15 @@ from vlmed.progress import Progress, Silent
 from vlmed.tuning.batches import Labelled, Pixels, check_labels
 from vlmed.tuning.head import Prompts
 from vlmed.tuning.learner import Learner, device_of, make_learner
+from vlmed.tuning.objective import ClassObjective, Objective
 from vlmed.tuning.proof import Proof, Snapshot, prove, snapshot, tensor_hash
 from vlmed.tuning.recipe import Recipe
 from vlmed.tuning.trial import DivergedError, Row, State, Trial, copy_into
 
 LOG = "training.jsonl"
+
+_Objective = TypeVar("_Objective", bound=Objective)
+_Tuned = TypeVar("_Tuned", bound="Tuned[Any]")
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,11 @@ class Cost:
 
 
 @dataclass
-class Tuned:
+class Tuned(Generic[_Objective]):
     """An encoder tuned in place. As a context manager it gives the encoder its old weights back at the end.
 
     Attributes:
-        learner: Encoder and head.
-        classes: Their names in order.
+        objective: What it was tuned for.
         chosen: `lr`, `epoch` and `val_loss`, which the validation set chose, and `val_losses` by learning rate.
         proof: What changed.
         cost: What it took.
@@ -70,8 +73,7 @@ class Tuned:
         notes: What a reader of the result should know.
     """
 
-    learner: Learner
-    classes: tuple[str, ...]
+    objective: _Objective
     chosen: dict[str, Any]
     proof: Proof
     cost: Cost
@@ -80,15 +82,10 @@ class Tuned:
     _before: Snapshot
     _undone: bool = False
 
-    def probabilities(self, pixels: Pixels, count: int) -> NDArray[np.float64]:
-        """Class probabilities (N, C) of `count` images; `pixels` as in `Labelled`.
-
-        Raises:
-            UsageError: The encoder has its old weights again.
-        """
-        self.check()
-        probabilities: NDArray[np.float64] = self.learner.logits(pixels, count).softmax(dim=-1).numpy()
-        return probabilities
+    @property
+    def learner(self) -> Learner:
+        """Encoder and head."""
+        return self.objective.learner
 
     def check(self) -> None:
         """See that the encoder still has its tuned weights.
@@ -106,13 +103,32 @@ class Tuned:
             self.learner.release()
             self._undone = True
 
-    def __enter__(self) -> Tuned:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.undo()
+
+
+class TunedClassifier(Tuned[ClassObjective]):
+    """An encoder that was tuned to tell classes apart."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Their names in order."""
+        return self.objective.classes
+
+    def probabilities(self, pixels: Pixels, count: int) -> NDArray[np.float64]:
+        """Class probabilities (N, C) of `count` images; `pixels` as in `Labelled`.
+
+        Raises:
+            UsageError: The encoder has its old weights again.
+        """
+        self.check()
+        probabilities: NDArray[np.float64] = self.objective.learner.logits(pixels, count).softmax(dim=-1).numpy()
+        return probabilities
 
 
 def tune(
@@ -125,7 +141,7 @@ def tune(
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
-) -> Tuned:
+) -> TunedClassifier:
     """Train the encoder in place, at each of the recipe's learning rates from the same start, and keep the best.
 
     Test samples are no argument: nothing here can look at them.
@@ -148,13 +164,52 @@ def tune(
     names = tuple(classes)
     notes = check_labels(train, val, names)
     weights = _class_weights(recipe, train.labels, len(names))
-    with _seeded(device_of(encoder), seed):
-        learner = make_learner(encoder, recipe, classes)
+
+    def objective() -> ClassObjective:
+        return ClassObjective(make_learner(encoder, recipe, classes), train, val, names, weights)
+
+    labels = [hashlib.sha256(each.labels.tobytes()).hexdigest() for each in (train, val)]
+    prompts = [[name, list(texts)] for name, texts in classes.items()]
+    place = Place(seed, folder, progress or Silent())
+    return fit(TunedClassifier, encoder, recipe, objective, [prompts, labels], notes, place)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a training goes on: its seed, the folder that it can be taken up from, and who is told of it."""
+
+    seed: int
+    folder: Path | None
+    progress: Progress
+
+
+def fit(
+    kind: type[_Tuned],
+    encoder: ImageEncoder,
+    recipe: Recipe,
+    make: Callable[[], Objective],
+    data: Sequence[Any],
+    notes: Sequence[str],
+    place: Place,
+) -> _Tuned:
+    """Train an objective's learner at each of the recipe's learning rates from the same start, and keep the best.
+
+    Args:
+        make: Makes the objective; torch's generator has been seeded.
+        data: JSON values that tell one training's data from another's.
+        notes: What is known of the data.
+
+    Raises:
+        As `tune`.
+    """
+    with _seeded(device_of(encoder), place.seed):
+        objective = make()
+        learner = objective.learner
         before = snapshot(learner.root, learner.parameters())
+        told = list(notes)
         try:
-            key = _key(recipe, seed, classes, train, val, before)
-            runner = _Runner(learner, before, train, val, seed, weights, key, folder, progress or Silent())
-            trials = runner.run(notes)
+            key = _key([asdict(recipe), place.seed, *data], before)
+            trials = _Runner(objective, before, key, place).run(told)
             best, state = min(trials, key=lambda trial: trial[1].best_loss)
             copy_into(learner, best.best)
             proof = prove(before, learner.root, learner.parameters(), learner.block_names)
@@ -163,29 +218,24 @@ def tune(
             learner.release()
             raise
     log = [row for _, each in trials for row in each.log]
-    notes += _notes(learner, state)
+    told += _notes(learner, state)
     chosen = {
         "lr": best.lr,
         "epoch": state.best_epoch,
         "val_loss": state.best_loss,
         "val_losses": {f"{trial.lr:g}": each.best_loss for trial, each in trials},
     }
-    return Tuned(learner, names, chosen, proof, _cost(trials, proof, len(train)), log, notes, before)
+    return kind(objective, chosen, proof, _cost(trials, proof, len(objective)), log, told, before)
 
 
 @dataclass
 class _Runner:
     """Tries the recipe's learning rates one after another."""
 
-    learner: Learner
+    objective: Objective
     before: Snapshot
-    train: Labelled
-    val: Labelled
-    seed: int
-    weights: torch.Tensor
     key: str
-    folder: Path | None
-    progress: Progress
+    place: Place
 
     def run(self, notes: list[str]) -> list[tuple[Trial, State]]:
         """Every trial that did not diverge.
@@ -195,8 +245,8 @@ class _Runner:
         """
         done: list[tuple[Trial, State]] = []
         failed: list[DivergedError] = []
-        for number, lr in enumerate(self.learner.recipe.lr):
-            copy_into(self.learner, self.before.trained)
+        for number, lr in enumerate(self.objective.learner.recipe.lr):
+            copy_into(self.objective.learner, self.before.trained)
             try:
                 done.append(self._try(number, lr))
             except DivergedError as error:
@@ -209,19 +259,18 @@ class _Runner:
         return done
 
     def _try(self, number: int, lr: float) -> tuple[Trial, State]:
-        recipe = self.learner.recipe
-        self.learner.batch = recipe.batch_size
-        checkpoint = self.folder / f"trial-{number}.pt" if self.folder else None
-        with self.progress.task(f"training at {lr:g}", len(self.train) * recipe.epochs, "images") as advance:
-            trial = Trial(
-                self.learner, self.train, self.val, lr, self.seed, self.weights, self.key, checkpoint, advance
-            )
+        learner, folder = self.objective.learner, self.place.folder
+        learner.batch = learner.recipe.batch_size
+        checkpoint = folder / f"trial-{number}.pt" if folder else None
+        samples = len(self.objective) * learner.recipe.epochs
+        with self.place.progress.task(f"training at {lr:g}", samples, "images") as advance:
+            trial = Trial(self.objective, lr, self.place.seed, self.key, checkpoint, advance)
             return trial, trial.run()
 
     def _write_log(self, trials: Sequence[tuple[Trial, State]]) -> None:
-        if self.folder:
+        if self.place.folder:
             rows = [row for _, state in trials for row in state.log]
-            write_text(self.folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+            write_text(self.place.folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
 
 
 @contextlib.contextmanager
@@ -241,12 +290,10 @@ def _class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: int) -> t
     return torch.from_numpy(weights)
 
 
-def _key(recipe: Recipe, seed: int, classes: Prompts, train: Labelled, val: Labelled, before: Snapshot) -> str:
+def _key(decisive: Sequence[Any], before: Snapshot) -> str:
     weights = {**before.frozen, **{name: tensor_hash(tensor) for name, tensor in before.trained.items()}}
-    labels = [hashlib.sha256(each.labels.tobytes()).hexdigest() for each in (train, val)]
-    prompts = [[name, list(texts)] for name, texts in classes.items()]
     # With JSON's lists in place of tuples.
-    return digest(json.loads(json.dumps([asdict(recipe), seed, prompts, labels, weights])))
+    return digest(json.loads(json.dumps([*decisive, weights])))
 
 
 def _notes(learner: Learner, state: State) -> list[str]:

@@ -1,5 +1,4 @@
-"use strict";
-// The page is whole without this script; it adds sorting, search and a theme switch.
+// Sorting, searching and hiding controls in tables that stand whole in the page.
 
 const status = document.getElementById("status");
 
@@ -60,9 +59,6 @@ function search(text) {
     element.hidden = here === 0;
     shown += here;
   }
-  for (const outer of document.querySelectorAll("article, .tasks")) {
-    outer.hidden = !outer.querySelector(".ranking:not([hidden])");
-  }
   status.textContent = words.length ? `${shown} ${shown === 1 ? "row" : "rows"} found` : "";
 }
 
@@ -78,15 +74,5 @@ document.addEventListener("keydown", (event) => {
 document.getElementById("controls").addEventListener("change", (event) => {
   for (const body of document.querySelectorAll("tbody.controls")) body.hidden = !event.target.checked;
 });
-
-const theme = document.getElementById("theme");
-
-function setTheme(dark) {
-  document.documentElement.dataset.theme = dark ? "dark" : "light";
-  theme.setAttribute("aria-pressed", String(dark));
-}
-
-theme.setAttribute("aria-pressed", String(matchMedia("(prefers-color-scheme: dark)").matches));
-theme.addEventListener("click", () => setTheme(theme.getAttribute("aria-pressed") !== "true"));
 
 document.querySelector(".tools").hidden = false;

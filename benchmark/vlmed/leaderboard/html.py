@@ -1,0 +1,123 @@
+"""Templates -> pages. Jinja2 escapes every value; styles and scripts stand in the page, allowed by their hashes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vlmed.metrics.table import METRICS, Metric
+from vlmed.suite.types import Task
+
+_ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
+
+
+def render(template: str, root: str, scripts: Sequence[str] = (), **values: Any) -> str:
+    """A page, whole; it needs no other file to be read.
+
+    Args:
+        template: Its file below `templates`.
+        root: How one gets from the page's folder to the site's: empty or `../`.
+        scripts: Files below `assets`, which run in this order after those of every page.
+    """
+    style, script = _asset("site.css"), "\n".join(_asset(name) for name in ("theme.js", *scripts))
+    page = _environment().get_template(template)
+    return page.render(policy=_policy(style, script), style=Markup(style), script=Markup(script), root=root, **values)
+
+
+def data_block(value: Any) -> Markup:
+    """JSON that may stand in a page: no text in it can close the element."""
+    return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).translate(_ESCAPES))
+
+
+def _asset(name: str) -> str:
+    return (resources.files("vlmed.leaderboard") / "assets" / name).read_text("utf-8")
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing may load or run but the page's own style and script; no request leaves for any host."""
+    style_hash, script_hash = (
+        "'sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() + "'" for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; style-src {style_hash}; script-src {script_hash}; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("vlmed.leaderboard"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals |= {"metric_of": _metric}
+    environment.filters |= {
+        "decimal": lambda value: "–" if value is None else f"{value:.3f}",
+        "signed": lambda value: "–" if value is None else f"{value:+.3f}".replace("-", "−"),
+        "plain": lambda value: "" if value is None else repr(value),
+        "tick": lambda value: f"{value:g}",
+        "quantity": quantity,
+        "rank": span,
+        "revision": short_revision,
+        "task_page": task_page,
+        "model_page": lambda entry: model_page(entry.org, entry.model),
+    }
+    return environment
+
+
+def _metric(name: str) -> Metric:
+    return METRICS[name]
+
+
+def task_page(task: Task) -> str:
+    """Where a task's page lies in the site."""
+    return f"tasks/{task.name}-{task.version}.html"
+
+
+def model_page(org: str, model: str) -> str:
+    """Where a model's page lies in the site."""
+    return f"models/{org}__{model}.html"
+
+
+def span(rank: tuple[int, int]) -> str:
+    """A rank interval for readers.
+
+    >>> span((2, 2)), span((2, 4))
+    ('2', '2–4')
+    """
+    low, high = rank
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def quantity(count: float) -> str:
+    """A count with three digits or so.
+
+    >>> quantity(950), quantity(151_277_313), quantity(2.5e15)
+    ('950', '151\xa0M', '2.5e+15')
+    """
+    if count >= 1e12:
+        return f"{count:.2g}"
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g}\u00a0{letter}"
+    return f"{count:g}"
+
+
+def short_revision(revision: str) -> str:
+    """The first digits of a commit or content hash.
+
+    >>> short_revision("sha256:" + "0a" * 32), short_revision("builtin")
+    ('0a0a0a0a', 'builtin')
+    """
+    return revision.removeprefix("sha256:")[:8]

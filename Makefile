@@ -13,7 +13,7 @@ demo: $(VENV)/.run  ## Install, then the whole main job on synthetic data, offli
 	$(BIN)/vlmed demo
 
 test: $(VENV)/.dev  ## Install, then all tests.
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: $(VENV)/.dev  ## Style and formatting.
 	$(BIN)/ruff check .

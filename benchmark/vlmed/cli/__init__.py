@@ -27,7 +27,7 @@ from vlmed.cli import (
     tasks,
     validate,
 )
-from vlmed.errors import MissingError, VlmedError
+from vlmed.errors import MissingError, Problem, VlmedError
 
 app = typer.Typer(
     name="vlmed",
@@ -93,11 +93,10 @@ def main() -> None:
             typer.echo(f"  next: {_called()} --help", err=True)
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
-        package = (error.name or "vlmed").partition(".")[0]
-        if package == "vlmed":
+        if (error.name or "vlmed").startswith("vlmed"):
             raise
-        typer.echo(f"error: this needs {package}, which is not installed\n  next: pip install 'vlmed[run]'; "
-                   "`vlmed doctor` tells what else is missing", err=True)  # fmt: skip
+        hint = "pip install 'vlmed[run]'; `vlmed doctor` tells what else is missing"
+        common.print_problems([Problem(f"this needs {error.name}, which is not installed", hint=hint)])
         sys.exit(MissingError.exit_code)
     except OSError as error:
         # A disk or a permission that no deeper place put into words: the system's own words name the file.

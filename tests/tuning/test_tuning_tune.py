@@ -11,6 +11,7 @@ from tuning_cases import CLASSES, Case, assert_equal, moved, weights
 from vlmed.evaluate.zero_shot import zero_shot
 from vlmed.models.protocols import DualEncoder
 from vlmed.tuning.batches import Labelled, shuffled
+from vlmed.tuning.head import PromptHead
 from vlmed.tuning.learner import make_learner
 from vlmed.tuning.tune import tune
 
@@ -163,6 +164,20 @@ def test_probabilities_are_one_softmax_over_all_classes(name: str, case) -> None
         np.testing.assert_allclose(got, expected, atol=1e-5)
         np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-12)
         assert tuned.probabilities(here.pixels, 0).shape == (0, 3)
+
+
+def test_of_several_vectors_per_image_the_most_similar_one_counts() -> None:
+    class TwoVectors:
+        logit_scale = 2.0
+
+        def encode_texts(self, texts: list[str]) -> torch.Tensor:
+            return torch.eye(2)[: len(texts)]
+
+    head = PromptHead(TwoVectors(), {"a": ["x"], "b": ["y"]}, trained=False)  # type: ignore[arg-type]
+    # One vector looks at a, the other halfway: the best similarity to a is 1, to b sqrt(1/2).
+    features = torch.tensor([[3.0, 0.0, 1.0, 1.0]])
+    expected = torch.tensor([[2.0, 2.0 * 0.5**0.5]])
+    torch.testing.assert_close(head.logits(features, head.vectors()), expected)
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "adamw"])

@@ -108,7 +108,7 @@ def power(total: int, altered: int, samples: int, allowed: int = 0) -> float:
     One minus the chance that at most `allowed` altered ones are drawn, a hypergeometric probability.
 
     >>> round(power(1000, 50, 64), 3)
-    0.965
+    0.966
     """
     samples = min(samples, total)
     missed = sum(comb(altered, k) * comb(total - altered, samples - k) for k in range(min(allowed, samples) + 1))

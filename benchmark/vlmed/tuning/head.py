@@ -68,7 +68,7 @@ class PromptHead:
     def logits(self, features: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """See `Head.logits`."""
         # BLIP-2 gives several vectors per image, of which the one most similar to a text counts.
-        several = features.reshape(len(features), getattr(self._encoder, "n_vectors", 1), -1)
+        several = features.reshape(len(features), features.shape[1] // vectors.shape[1], vectors.shape[1])
         similarity = functional.normalize(several, dim=-1) @ vectors.to(features).T
         return self._encoder.logit_scale * similarity.amax(dim=1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from vlmed.errors import InputError
-from vlmed.evaluate.threads import one_thread
 from vlmed.evaluate.zero_shot import softmax
 
 _ITERATIONS = 1000
@@ -19,8 +17,6 @@ _ITERATIONS = 1000
 _GRADIENT = 1e-6
 # Less curvature than this would let one step throw a parameter out of range.
 _FLAT = 1e-9
-# Features with fewer numbers than this are fitted on one thread.
-_SMALL = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -70,13 +66,12 @@ def fit_probe(
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
     scale = np.where(deviation == 0, 1.0, deviation)
-    with one_thread() if features.size < _SMALL else nullcontext():
-        path = _Path.of(torch.from_numpy((features - mean) / scale), torch.from_numpy(targets), classes)
-        fits = []
-        for penalty in sorted(penalties, reverse=True):
-            weights, bias = path.fit(penalty)
-            probe = Probe(mean, scale, weights, bias, penalty, 0.0)
-            fits.append(replace(probe, val_loss=_log_loss(probe.probabilities(val[0]), val[1])))
+    path = _Path.of((features - mean) / scale, targets, classes)
+    fits = []
+    for penalty in sorted(penalties, reverse=True):
+        weights, bias = path.fit(penalty)
+        probe = Probe(mean, scale, weights, bias, penalty, 0.0)
+        fits.append(replace(probe, val_loss=_log_loss(probe.probabilities(val[0]), val[1])))
     return min(fits, key=lambda fit: fit.val_loss)
 
 
@@ -95,22 +90,22 @@ class _Path:
         parameters: (D + 1, C), weights in that basis and the bias; where the last fit ended.
     """
 
-    inputs: torch.Tensor
-    targets: torch.Tensor
-    axes: torch.Tensor
-    variances: torch.Tensor
-    parameters: torch.Tensor
+    inputs: NDArray[np.float64]
+    targets: NDArray[np.int64]
+    axes: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    parameters: NDArray[np.float64]
 
     @staticmethod
-    def of(inputs: torch.Tensor, targets: torch.Tensor, classes: int) -> _Path:
-        variances, axes = torch.linalg.eigh(inputs.T @ inputs / len(inputs))
-        start = torch.zeros(inputs.shape[1] + 1, classes, dtype=torch.float64)
-        return _Path(inputs @ axes, targets, axes, variances.clamp(min=0), start)
+    def of(inputs: NDArray[np.float64], targets: NDArray[np.int64], classes: int) -> _Path:
+        variances, axes = np.linalg.eigh(inputs.T @ inputs / len(inputs))
+        start = np.zeros((inputs.shape[1] + 1, classes))
+        return _Path(inputs @ axes, targets, axes, variances.clip(min=0), start)
 
     def fit(self, penalty: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Weights (D, C) of the standardised inputs and bias (C,)."""
         unit = self._unit(penalty)
-        free = (self.parameters / unit).requires_grad_()
+        free = torch.from_numpy(self.parameters / unit).requires_grad_()
         optimiser = torch.optim.LBFGS(
             [free],
             max_iter=_ITERATIONS,
@@ -121,29 +116,40 @@ class _Path:
         )
 
         def closure() -> torch.Tensor:
-            optimiser.zero_grad()
-            loss = self._objective(free * unit, penalty)
-            torch.autograd.backward(loss)
-            return loss
+            loss, gradient = self._objective(free.detach().numpy() * unit, penalty)
+            free.grad = torch.from_numpy(gradient * unit)
+            return torch.tensor(loss, dtype=torch.float64)
 
         optimiser.step(closure)  # type: ignore[no-untyped-call]
-        self.parameters = (free * unit).detach()
-        return (self.axes @ self.parameters[:-1]).numpy(), self.parameters[-1].numpy()
+        self.parameters = free.detach().numpy() * unit
+        return self.axes @ self.parameters[:-1], self.parameters[-1]
 
-    def _objective(self, parameters: torch.Tensor, penalty: float) -> torch.Tensor:
-        logits = torch.addmm(parameters[-1], self.inputs, parameters[:-1])
-        loss = torch.nn.functional.cross_entropy(logits, self.targets)
-        return loss + penalty / 2 * parameters[:-1].square().sum()
+    def _objective(self, parameters: NDArray[np.float64], penalty: float) -> tuple[float, NDArray[np.float64]]:
+        """Loss and gradient (D + 1, C). By hand: numpy multiplies such narrow matrices four times as fast as torch."""
+        weights = parameters[:-1]
+        errors = self._probabilities(parameters)
+        rows = np.arange(len(self.targets))
+        loss = _cross_entropy(errors[rows, self.targets]) + penalty / 2 * float(np.square(weights).sum())
+        errors[rows, self.targets] -= 1
+        errors /= len(rows)
+        return loss, np.vstack([self.inputs.T @ errors + penalty * weights, errors.sum(axis=0)])
 
-    def _unit(self, penalty: float) -> torch.Tensor:
+    def _probabilities(self, parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+        return softmax(self.inputs @ parameters[:-1] + parameters[-1])
+
+    def _unit(self, penalty: float) -> NDArray[np.float64]:
         """(D + 1, C): one over the square root of the curvature, by which the parameters are scaled."""
-        logits = torch.addmm(self.parameters[-1], self.inputs, self.parameters[:-1])
-        probabilities = logits.softmax(dim=1)
-        spread = (probabilities * (1 - probabilities)).mean(dim=0)
-        curvature = torch.cat([self.variances[:, None] * spread + penalty, spread[None]])
-        return curvature.clamp(min=_FLAT).rsqrt()
+        probabilities = self._probabilities(self.parameters)
+        spread = (probabilities * (1 - probabilities)).mean(axis=0)
+        curvature = np.vstack([self.variances[:, None] * spread + penalty, spread])
+        scale: NDArray[np.float64] = 1 / np.sqrt(curvature.clip(min=_FLAT))
+        return scale
 
 
 def _log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:
-    true = probabilities[np.arange(len(targets)), targets]
+    return _cross_entropy(probabilities[np.arange(len(targets)), targets])
+
+
+def _cross_entropy(true: NDArray[np.float64]) -> float:
+    """Mean of minus the logarithm of the true classes' probabilities (N,)."""
     return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())

@@ -23,6 +23,14 @@ _DEEPEST = 64
 _LARGEST_INTEGER = 2**53 - 1
 
 
+def cache_root() -> Path:
+    """The folder of everything that vlmed downloads: `VLMED_CACHE`, or vlmed's own in the user's cache folder."""
+    if own := os.environ.get("VLMED_CACHE"):
+        return Path(own).expanduser()
+    xdg = os.environ.get("XDG_CACHE_HOME")
+    return (Path(xdg) if xdg else Path.home() / ".cache") / "vlmed"
+
+
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends well and vanishes when it does not.

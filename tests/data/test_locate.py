@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from vlmed.data.locate import cache_root, data_roots, dataset_folder, find_dataset, holder
+from vlmed.data.locate import data_roots, dataset_folder, find_dataset, holder
 from vlmed.errors import MissingError, UsageError
+from vlmed.files import cache_root
 
 
 @pytest.fixture(autouse=True)

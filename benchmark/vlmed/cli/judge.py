@@ -52,9 +52,9 @@ def judge(
 def _judge(ref: str) -> Judge:
     from typing import cast
 
-    from vlmed.data.locate import cache_root
     from vlmed.errors import UsageError
     from vlmed.evaluate.judge import Judge
+    from vlmed.files import cache_root
     from vlmed.models.answer_cache import AnswerCache
     from vlmed.models.endpoint import EndpointGenerator, load_endpoint
     from vlmed.models.reference import parse_reference

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from vlmed.data.locate import cache_root, dataset_folder
+from vlmed.data.locate import dataset_folder
 from vlmed.data.prepare import PreparedDataset, prepare, prepared_folder
 from vlmed.data.sources import open_source
 from vlmed.data.table import TaskTable, build_table
+from vlmed.files import cache_root
 from vlmed.progress import Progress, Silent
 from vlmed.suite.manifest import FOLDER, read_manifest
 from vlmed.suite.types import Dataset, Task

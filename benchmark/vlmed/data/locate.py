@@ -9,14 +9,7 @@ from typing import Any
 
 from vlmed.data.download import fetch
 from vlmed.errors import UsageError
-
-
-def cache_root() -> Path:
-    """The folder of everything that vlmed downloads: `VLMED_CACHE`, or vlmed's own in the user's cache folder."""
-    if own := os.environ.get("VLMED_CACHE"):
-        return Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "vlmed"
+from vlmed.files import cache_root
 
 
 def data_roots(cli_root: Path | None = None) -> list[Path]:

@@ -15,9 +15,10 @@ from typing import Any, Literal
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from vlmed.data.locate import cache_root, data_roots, find_dataset
+from vlmed.data.locate import data_roots, find_dataset
 from vlmed.data.sources import open_source
 from vlmed.errors import UsageError, VlmedError
+from vlmed.files import cache_root
 from vlmed.suite.types import Dataset, Suite, Task
 
 State = Literal["ok", "warning", "missing"]

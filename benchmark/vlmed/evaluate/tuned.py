@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,13 @@ from vlmed.models.protocols import ImageEncoder
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import resolve
 from vlmed.tuning.batches import Labelled, Pixels
+from vlmed.tuning.proof import GroupChange
 from vlmed.tuning.recipe import parse_recipe
 from vlmed.tuning.save import save_adapter, save_checkpoint
 from vlmed.tuning.tune import LOG, Tuned, tune
+
+if TYPE_CHECKING:
+    from vlmed.tuning.generative import TunedGenerator
 
 # Preprocessed images that are kept from one epoch to the next; a data set larger than this is decoded every time.
 _HELD_BYTES = 4 * 2**30
@@ -75,14 +79,20 @@ def _made(path: Path) -> Path:
 
 def told(tuned: Tuned[Any], job: Job) -> Mapping[str, float | str | bool]:
     """What was chosen, what it took and the proof that it trained, for the result."""
+    return {"lr": tuned.chosen["lr"], **account(tuned, tuned.proof.groups, job)}
+
+
+def account(
+    tuned: Tuned[Any] | TunedGenerator, groups: Iterable[GroupChange], job: Job
+) -> dict[str, float | str | bool]:
+    """The same without the learning rate, of an encoder or a generator; `groups` are the parts to name."""
     proof = tuned.proof.to_json()
     moved = {
         f"moved: {group.group}": round(group.relative_change, 6)
-        for group in tuned.proof.groups
+        for group in groups
         if group.relative_change is not None
     }
     return {
-        "lr": tuned.chosen["lr"],
         "epoch": tuned.chosen["epoch"],
         "val_loss": round(tuned.chosen["val_loss"], 6),
         "train_samples": len(job.train),

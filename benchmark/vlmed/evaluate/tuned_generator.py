@@ -13,6 +13,7 @@ from vlmed.data.table import Sample
 from vlmed.errors import UsageError
 from vlmed.evaluate.answer import by_generation, prompt
 from vlmed.evaluate.job import Job, Outcome
+from vlmed.evaluate.tuned import account
 from vlmed.models.controls import mid_grey
 from vlmed.models.generators import HfGenerator
 from vlmed.models.reference import Reference, parse_reference
@@ -77,23 +78,5 @@ def _save(tuned: TunedGenerator, job: Job) -> None:
 
 def _told(tuned: TunedGenerator, job: Job) -> Mapping[str, float | str | bool]:
     """What was chosen, what it took and the proof that it trained, for the result."""
-    proof = tuned.proof.to_json()
-    moved = {
-        f"moved: {part.group}": round(part.relative_change, 6)
-        for part in tuned.by_part
-        if part.relative_change is not None
-    }
-    return {
-        **{f"{how}_lr": rate for how, rate in tuned.chosen["lr"].items()},
-        "epoch": tuned.chosen["epoch"],
-        "val_loss": round(tuned.chosen["val_loss"], 6),
-        "train_samples": len(job.train),
-        "samples_seen": tuned.cost.samples_seen,
-        "trained_parameters": tuned.cost.trained_parameters,
-        "flops": float(tuned.cost.flops),
-        "changed_tensors": proof["tensors_changed"],
-        "changed_parameters": proof["parameters_changed"],
-        "frozen_tensors": proof["frozen_tensors"],
-        **moved,
-        **({"notes": "; ".join(tuned.notes)[:480]} if tuned.notes else {}),
-    }
+    rates = {f"{how}_lr": rate for how, rate in tuned.chosen["lr"].items()}
+    return {**rates, **account(tuned, tuned.by_part, job)}

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from vlmed.errors import InputError, Problem, UsageError, VlmedError, unknown
+from vlmed.files import cache_root
 from vlmed.hashing import digest, pixel_hash
 from vlmed.models.answer_cache import AnswerCache
 from vlmed.models.budget import parse_budget
@@ -189,7 +190,7 @@ def load_endpoint(reference: Reference, adapter: str | None, cache: Path | None 
         what = "the server says something else about the model than at the revision asked for"
         raise UsageError(what, file=client.url, expected=reference.revision, got=revision)
     info = ModelInfo(str(reference), model, revision, "endpoint", str(said.get("root") or model), "generator", 0)
-    generator = EndpointGenerator(client, model, revision, cache or _cache_root() / "answers")
+    generator = EndpointGenerator(client, model, revision, cache or cache_root() / "answers")
     return LoadedModel(dataclasses.replace(info, warnings=(UNPINNED,)), generator)
 
 
@@ -213,11 +214,3 @@ def key_for(url: str) -> str:
     if not re.fullmatch(r"[!-~]*", key):
         raise UsageError("the key in the environment holds blanks or letters that a key can't have")
     return key
-
-
-def _cache_root() -> Path:
-    """The same folder as `vlmed.data.locate.cache_root`, which this room may not use."""
-    if own := os.environ.get("VLMED_CACHE"):
-        return Path(own).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME")
-    return (Path(xdg) if xdg else Path.home() / ".cache") / "vlmed"

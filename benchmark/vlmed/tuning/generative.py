@@ -11,17 +11,15 @@ from types import TracebackType
 from typing import Any
 
 from vlmed.errors import UsageError
-from vlmed.files import write_text
-from vlmed.hashing import digest
 from vlmed.models.generators import HfGenerator
 from vlmed.progress import Progress, Silent
 from vlmed.tuning.generator_batches import Pairs, check_pairs
 from vlmed.tuning.generator_learner import GeneratorLearner, make_generator_learner
 from vlmed.tuning.generator_recipe import GeneratorRecipe
 from vlmed.tuning.generator_trial import GeneratorState, GeneratorTrial
-from vlmed.tuning.proof import GroupChange, Proof, Snapshot, _change, prove, snapshot, tensor_hash
+from vlmed.tuning.proof import GroupChange, Proof, Snapshot, _change, prove, snapshot
 from vlmed.tuning.trial import DivergedError, Row
-from vlmed.tuning.tune import LOG, Cost, _seeded
+from vlmed.tuning.tune import Cost, cost_of, key_of, seeded, write_log
 
 
 @dataclass
@@ -103,7 +101,7 @@ def tune_generator(
         VlmedError: The loss became NaN at every learning rate, or a single question doesn't fit into memory.
     """
     check_pairs(train, val)
-    with _seeded(generator.model.device, seed):
+    with seeded(generator.model.device, seed):
         learner = make_generator_learner(generator, recipe)
         before = snapshot(learner.root, learner.parameters())
         try:
@@ -124,7 +122,16 @@ def tune_generator(
     )
     log = [row for _, each in trials for row in each.log]
     notes = runner.notes + _notes(learner, state)
-    return TunedGenerator(learner, chosen, proof, by_part, _cost(trials, proof, len(train)), log, notes, before)
+    return TunedGenerator(
+        learner,
+        chosen,
+        proof,
+        by_part,
+        cost_of([each for _, each in trials], proof, len(train), recipe.batch_size),
+        log,
+        notes,
+        before,
+    )
 
 
 @dataclass
@@ -156,7 +163,7 @@ class _Runner:
             except DivergedError as error:
                 failed.append(error)
                 self.notes.append(f"{error.problems[0].got} in {error.problems[0].path}")
-            self._write_log(done)
+            write_log(self.folder, [state for _, state in done])
         if not done:
             raise DivergedError([problem for error in failed for problem in error.problems])
         return done
@@ -170,17 +177,10 @@ class _Runner:
             trial = GeneratorTrial(self.learner, self.train, self.val, rates, self.seed, key, checkpoint, advance)
             return trial, trial.run()
 
-    def _write_log(self, trials: Sequence[tuple[GeneratorTrial, GeneratorState]]) -> None:
-        if self.folder:
-            rows = [row for _, state in trials for row in state.log]
-            write_text(self.folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
 
 def _key(recipe: GeneratorRecipe, seed: int, sets: Sequence[Pairs], before: Snapshot) -> str:
-    weights = {**before.frozen, **{name: tensor_hash(tensor) for name, tensor in before.trained.items()}}
     texts = [hashlib.sha256(json.dumps([list(each.prompts), list(each.answers)]).encode()).hexdigest() for each in sets]
-    # With JSON's lists in place of tuples.
-    return digest(json.loads(json.dumps([asdict(recipe), seed, texts, weights])))
+    return key_of([asdict(recipe), seed, texts], before)
 
 
 def _notes(learner: GeneratorLearner, state: GeneratorState) -> list[str]:
@@ -198,15 +198,3 @@ def _notes(learner: GeneratorLearner, state: GeneratorState) -> list[str]:
     if 1 < state.best_epoch == learner.recipe.epochs:
         notes.append("the last epoch was the best: more epochs might still have helped")
     return notes
-
-
-def _cost(trials: Sequence[tuple[GeneratorTrial, GeneratorState]], proof: Proof, samples: int) -> Cost:
-    batch = trials[0][0].learner.recipe.batch_size
-    steps = [state.epoch * -(-samples // batch) for _, state in trials]
-    return Cost(
-        samples_seen=sum(samples * state.epoch for _, state in trials),
-        trained_parameters=proof.trained_parameters,
-        steps=sum(steps),
-        flops=sum(count * state.step_flops for count, (_, state) in zip(steps, trials, strict=True)),
-        seconds=sum(float(row["seconds"] or 0) for _, state in trials for row in state.log),
-    )

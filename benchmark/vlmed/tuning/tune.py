@@ -202,13 +202,13 @@ def fit(
     Raises:
         As `tune`.
     """
-    with _seeded(device_of(encoder), place.seed):
+    with seeded(device_of(encoder), place.seed):
         objective = make()
         learner = objective.learner
         before = snapshot(learner.root, learner.parameters())
         told = list(notes)
         try:
-            key = _key([asdict(recipe), place.seed, *data], before)
+            key = key_of([asdict(recipe), place.seed, *data], before)
             trials = _Runner(objective, before, key, place).run(told)
             best, state = min(trials, key=lambda trial: trial[1].best_loss)
             copy_into(learner, best.best)
@@ -225,7 +225,15 @@ def fit(
         "val_loss": state.best_loss,
         "val_losses": {f"{trial.lr:g}": each.best_loss for trial, each in trials},
     }
-    return kind(objective, chosen, proof, _cost(trials, proof, len(objective)), log, told, before)
+    return kind(
+        objective,
+        chosen,
+        proof,
+        cost_of([each for _, each in trials], proof, len(objective), recipe.batch_size),
+        log,
+        told,
+        before,
+    )
 
 
 @dataclass
@@ -253,7 +261,7 @@ class _Runner:
                 failed.append(error)
                 problem = error.problems[0]
                 notes.append(f"the learning rate {lr:g} diverged in {problem.path}")
-            self._write_log(done)
+            write_log(self.place.folder, [state for _, state in done])
         if not done:
             raise DivergedError([problem for error in failed for problem in error.problems])
         return done
@@ -267,14 +275,9 @@ class _Runner:
             trial = Trial(self.objective, lr, self.place.seed, self.key, checkpoint, advance)
             return trial, trial.run()
 
-    def _write_log(self, trials: Sequence[tuple[Trial, State]]) -> None:
-        if self.place.folder:
-            rows = [row for _, state in trials for row in state.log]
-            write_text(self.place.folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
-
 
 @contextlib.contextmanager
-def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+def seeded(device: torch.device, seed: int) -> Iterator[None]:
     """Torch's generators start from the seed inside and are as they were outside."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -290,7 +293,8 @@ def _class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: int) -> t
     return torch.from_numpy(weights)
 
 
-def _key(decisive: Sequence[Any], before: Snapshot) -> str:
+def key_of(decisive: Sequence[Any], before: Snapshot) -> str:
+    """What a checkpoint must agree with to be taken up: what decides a training, as JSON, and the weights before."""
     weights = {**before.frozen, **{name: tensor_hash(tensor) for name, tensor in before.trained.items()}}
     # With JSON's lists in place of tuples.
     return digest(json.loads(json.dumps([*decisive, weights])))
@@ -311,13 +315,20 @@ def _notes(learner: Learner, state: State) -> list[str]:
     return notes
 
 
-def _cost(trials: Sequence[tuple[Trial, State]], proof: Proof, samples: int) -> Cost:
-    batch = trials[0][0].learner.recipe.batch_size
-    steps = [state.epoch * -(-samples // batch) for _, state in trials]
+def cost_of(states: Sequence[State], proof: Proof, samples: int, batch_size: int) -> Cost:
+    """The cost of all learning rates that were tried, on `samples` training samples."""
+    steps = [state.epoch * -(-samples // batch_size) for state in states]
     return Cost(
-        samples_seen=sum(samples * state.epoch for _, state in trials),
+        samples_seen=sum(samples * state.epoch for state in states),
         trained_parameters=proof.trained_parameters,
         steps=sum(steps),
-        flops=sum(count * state.step_flops for count, (_, state) in zip(steps, trials, strict=True)),
-        seconds=sum(float(row["seconds"] or 0) for _, state in trials for row in state.log),
+        flops=sum(count * state.step_flops for count, state in zip(steps, states, strict=True)),
+        seconds=sum(float(row["seconds"] or 0) for state in states for row in state.log),
     )
+
+
+def write_log(folder: Path | None, states: Sequence[State]) -> None:
+    """Write the epochs of all learning rates as JSON lines, where there is a folder."""
+    if folder:
+        rows = [row for state in states for row in state.log]
+        write_text(folder / LOG, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

@@ -18,7 +18,7 @@ from vlmed.models.layouts import CONFIG
 from vlmed.models.snapshot import read_config
 from vlmed.tuning.generative import TunedGenerator
 from vlmed.tuning.generator_parts import owners
-from vlmed.tuning.save import _base_name, _copy_side_files, _new_folder
+from vlmed.tuning.save import Base, _base_name, _copy_side_files, _new_folder, draft
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
@@ -118,39 +118,10 @@ def _save_checkpoint(tuned: TunedGenerator, base: Path, folder: Path) -> None:
 
 def generator_card(tuned: TunedGenerator, base_ref: str, base_revision: str, about: str, library: str) -> str:
     """The draft of a model card: what is known is filled in, the rest is left to a person."""
-    recipe, cost, proof = tuned.learner.recipe, tuned.cost, tuned.proof.to_json()
-    base = _base_name(base_ref)
-    front = ["---", f"library_name: {library}", "tags: [medical, vlmed]", "pipeline_tag: image-text-to-text"]
-    # The Hub takes only a repository's name here.
-    front += [f"base_model: {base}"] if ":" not in base else []
+    recipe = tuned.learner.recipe
     rates = ", ".join(f"{rate:g} ({how})" for how, rate in tuned.chosen["lr"].items())
     lora = f"; LoRA of rank {recipe.lora.rank}, alpha {recipe.lora.alpha:g}" if recipe.by_lora else ""
-    changed, meant = proof["parameters_changed"], proof["parameters"]
-    lines = [
-        *front,
-        "---",
-        "",
-        f"# {base_ref} tuned with vlmed: {' and '.join(recipe.parts)}",
-        "",
-        f"- Base: `{base_ref}` at `{base_revision}`",
-        f"- Tuned on: {about or 'TODO: name the data set and its licence'}",
-        f"- Parts: {', '.join(f'{part} ({_PART_LETTERS[part]})' for part in recipe.parts)}{lora}",
-        f"- Recipe: {recipe.optimiser}, highest learning rate {rates}, {recipe.schedule} after a warm-up of "
-        f"{recipe.warmup:g}, batches of {recipe.batch_size}, weight decay {recipe.weight_decay:g}; epoch "
-        f"{tuned.chosen['epoch']} of at most {recipe.epochs} had the least validation loss, "
-        f"{tuned.chosen['val_loss']:.4g}",
-        f"- Trained: {changed:,} of {meant:,} parameters meant to train changed; {proof['frozen_tensors']} frozen "
-        "tensors did not",
-        f"- Cost: {cost.samples_seen:,} samples seen, {cost.flops:.3g} floating-point operations",
-        *(f"- Note: {note}" for note in tuned.notes),
-        "",
-        "## Intended use",
-        "",
-        "Research only: not a medical device. TODO: say for what images and questions it was made.",
-        "",
-        "## Limitations",
-        "",
-        "TODO: say for whom and for what it was not tested.",
-        "",
-    ]
-    return "\n".join(lines)
+    parts = f"- Parts: {', '.join(f'{part} ({_PART_LETTERS[part]})' for part in recipe.parts)}{lora}"
+    rate = f"highest learning rate {rates}, {recipe.schedule} after a warm-up of {recipe.warmup:g}"
+    front = [f"library_name: {library}", "pipeline_tag: image-text-to-text"]
+    return draft(tuned, Base(base_ref, base_revision, about), " and ".join(recipe.parts), front, [parts], rate)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -21,6 +22,9 @@ from vlmed.models.reference import parse_reference
 from vlmed.models.snapshot import read_config, root_files
 from vlmed.tuning.head import LinearHead
 from vlmed.tuning.tune import Tuned, TunedClassifier
+
+if TYPE_CHECKING:
+    from vlmed.tuning.generative import TunedGenerator
 
 HEAD_WEIGHTS = "vlmed_head.safetensors"
 HEAD_CONFIG = "vlmed_head.json"
@@ -189,11 +193,7 @@ def head_probabilities(head: LinearHead, features: torch.Tensor) -> torch.Tensor
 
 def card(tuned: Tuned[Any], base_ref: str, base_revision: str, about: str, library: str) -> str:
     """The draft of a model card: what is known is filled in, the rest is left to a person."""
-    recipe, cost, proof = tuned.learner.recipe, tuned.cost, tuned.proof.to_json()
-    base = _base_name(base_ref)
-    front = ["---", f"library_name: {library}", "tags: [medical, vlmed]"]
-    # The Hub takes only a repository's name here.
-    front += [f"base_model: {base}"] if ":" not in base else []
+    recipe = tuned.learner.recipe
     classifier = {
         "prompts": "the prompts of the task's classes",
         "linear": f"a linear layer ({HEAD_WEIGHTS})",
@@ -201,20 +201,53 @@ def card(tuned: Tuned[Any], base_ref: str, base_revision: str, about: str, libra
         "fusion": "a fusion of image and question, which is not saved with it",
     }[recipe.head]
     classes = [f"- Classes: {', '.join(tuned.classes)}"] if isinstance(tuned, TunedClassifier) else []
+    rate = f"learning rate {tuned.chosen['lr']:g}"
+    base = Base(base_ref, base_revision, about)
+    return draft(
+        tuned, base, recipe.scope, [f"library_name: {library}"], [*classes, f"- Classifier: {classifier}"], rate
+    )
+
+
+@dataclass(frozen=True)
+class Base:
+    """What was tuned: the model's reference and revision, and on what."""
+
+    ref: str
+    revision: str
+    about: str
+
+
+def draft(
+    tuned: Tuned[Any] | TunedGenerator, base: Base, scope: str, front: list[str], details: list[str], rate: str
+) -> str:
+    """A model card of an encoder or a generator.
+
+    Args:
+        scope: What trained, for the title.
+        front: Lines of the card's metadata.
+        details: Lines on what is special to the kind of model.
+        rate: The learning rate in words.
+    """
+    recipe, cost, proof, name = tuned.learner.recipe, tuned.cost, tuned.proof.to_json(), _base_name(base.ref)
+    library, *more = front
     changed, meant = proof["parameters_changed"], proof["parameters"]
     lines = [
-        *front,
+        "---",
+        library,
+        "tags: [medical, vlmed]",
+        *more,
+        # The Hub takes only a repository's name here.
+        *([f"base_model: {name}"] if ":" not in name else []),
         "---",
         "",
-        f"# {base_ref} tuned with vlmed: {recipe.scope}",
+        f"# {base.ref} tuned with vlmed: {scope}",
         "",
-        f"- Base: `{base_ref}` at `{base_revision}`",
-        f"- Tuned on: {about or 'TODO: name the data set and its licence'}",
-        *classes,
-        f"- Classifier: {classifier}",
-        f"- Recipe: {recipe.optimiser}, learning rate {tuned.chosen['lr']:g}, batches of {recipe.batch_size}, weight "
-        f"decay {recipe.weight_decay:g}; epoch {tuned.chosen['epoch']} of at most {recipe.epochs} had the least "
-        f"validation loss, {tuned.chosen['val_loss']:.4g}",
+        f"- Base: `{base.ref}` at `{base.revision}`",
+        f"- Tuned on: {base.about or 'TODO: name the data set and its licence'}",
+        *details,
+        f"- Recipe: {recipe.optimiser}, {rate}, batches of {recipe.batch_size}, weight decay {recipe.weight_decay:g}; "
+        f"epoch {tuned.chosen['epoch']} of at most {recipe.epochs} had the least validation loss, "
+        f"{tuned.chosen['val_loss']:.4g}",
         f"- Trained: {changed:,} of {meant:,} parameters meant to train changed; {proof['frozen_tensors']} frozen "
         "tensors did not",
         f"- Cost: {cost.samples_seen:,} samples seen, {cost.flops:.3g} floating-point operations",

@@ -31,6 +31,13 @@ def verdict(world: World, name: str, task: str, *rules: Rule, baseline: str = ""
     return judge(run, unit, world.suite, rules, peers, world.manifests)
 
 
+def test_a_key_that_stands_twice_is_refused(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "vlmed.yaml"
+    path.write_text("thresholds:\n- min: 0.5\n  tasks: chest\n  min: 0.9\n")
+    with pytest.raises(InputError, match=r"line 4 .*'min' stands twice"):
+        read_rules(path, world.suite)
+
+
 def test_a_file_of_every_key(world: World, tmp_path: Path) -> None:
     full = {"tasks": ["chest", "org*"], "tracks": "zero_*", "metric": "auc", "min": 0.5, "max": 1, "alpha": 0.01,
             "no_worse_than": ["baseline", "control:majority"], "better_than": "control:random"}  # fmt: skip

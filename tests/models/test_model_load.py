@@ -384,3 +384,5 @@ def test_a_preprocessing_for_another_size(change) -> None:
 def test_a_device_that_is_not_there(device: str, checkpoints) -> None:
     with pytest.raises(UsageError, match=f"no device '{device}'"):
         load_model(f"dir:{checkpoints['clip']}", device=device)
+    with pytest.raises(UsageError, match=f"no device '{device}'"):
+        load_model("control:majority", device=device)

@@ -275,6 +275,24 @@ def test_a_description_without_a_licence_is_asked_for(world: World, run: Path, t
     assert "needs its licence" in str(said.exception)
 
 
+def test_a_faulty_description_does_not_stay_in_the_run(world: World, run: Path, tmp_path: Path) -> None:
+    options = ["--org", "lab", "--model", "m", "--to", tmp_path / "to"]
+    faulty = ["--licence", "mit", "--trained-on", "no_such_corpus"]
+    assert "no_such_corpus" in str(command(world, "submit", run, *options, *faulty).exception)
+    assert not (run / "submission.json").exists()
+    assert command(world, "submit", run, *options, "--licence", "mit", "--dry-run").exit_code == 0
+    before = (run / "submission.json").read_bytes()
+    assert command(world, "submit", run, *options, *faulty).exception
+    assert (run / "submission.json").read_bytes() == before
+
+
+def test_what_was_said_stays_when_something_else_is_wrong(world: World, run: Path, tmp_path: Path) -> None:
+    edit(run, "units/0/scores/n/all", lambda count: count + 1)
+    options = ["--org", "lab", "--model", "m", "--to", tmp_path / "to", "--licence", "mit"]
+    assert command(world, "submit", run, *options).exception
+    assert read_description(run) is not None
+
+
 # The Hub
 
 

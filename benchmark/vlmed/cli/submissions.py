@@ -65,16 +65,18 @@ def submit(
     """
     from vlmed.errors import InputError
     from vlmed.results.compare import manifests_of
-    from vlmed.results.submit import describe, new_place
+    from vlmed.results.submit import describe, kept_if_right, new_place
     from vlmed.results.submit import submit as submit_run
     from vlmed.results.validate import validate_run
 
     said = {"licence": licence, "trained_on": trained_on, "trained_on_other": trained_on_other, "contact": contact,
             "paper": paper, "code": code, "supersedes": supersedes}  # fmt: skip
     described = _described(said, bool(fingerprint), (run / "submission.json").exists())
-    if described and (run / "result.json").is_file():
-        describe(run, described, fingerprint)
-    report = validate_run(run, suite_of(suite), manifests_of(suite))
+    with kept_if_right(run) as problems:
+        if described and (run / "result.json").is_file():
+            describe(run, described, fingerprint)
+        report = validate_run(run, suite_of(suite), manifests_of(suite))
+        problems += report.problems
     if report.unreadable:
         raise InputError(report.problems)
     print_problems(problem for problem in report.problems if problem.severity == "warning")

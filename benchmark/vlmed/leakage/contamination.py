@@ -11,10 +11,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
-from vlmed.errors import InputError, MissingError, Problem
+from vlmed.errors import InputError, Problem
 from vlmed.suite.load import schema_problems
+from vlmed.yaml_files import read_yaml
 
 Status = Literal["clean", "exposed", "unknown"]
 Kind = Literal["contains", "overlaps", "derived_from", "same_source"]
@@ -188,7 +187,7 @@ def load_graph(path: Path = GRAPH) -> Graph:
         MissingError: There is no such file.
         InputError: It is no YAML, breaks the schema, or an edge names what is not there; lists every place.
     """
-    tree = _read_yaml(path)
+    tree = read_yaml(path, "graph of corpora")
     problems = schema_problems(tree, "corpora.schema.json", path.name) or list(_edge_problems(tree, path.name))
     if problems:
         raise InputError(problems)
@@ -197,15 +196,6 @@ def load_graph(path: Path = GRAPH) -> Graph:
         edges=tuple(Edge(a, kind, b, strength, source) for (a, kind, b), strength, source in tree["edges"]),
         sources={key: (entry["text"], entry["url"]) for key, entry in tree["sources"].items()},
     )
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except FileNotFoundError:
-        raise MissingError("there is no such graph of corpora", file=path, hint="reinstall vlmed") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"this is not YAML: {error}", file=path) from None
 
 
 def _with_tuple(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from vlmed.errors import unknown
 from vlmed.models.reference import parse_reference
+from vlmed.yaml_files import read_yaml
 
 CARDS = Path(__file__).parent / "cards.yaml"
 Overlap = Literal["in", "partly", "out"]
@@ -67,7 +66,7 @@ class Card:
 @cache
 def load_cards() -> Mapping[str, Card]:
     """All cards by name, in the order of the file."""
-    tree = yaml.load(CARDS.read_text("utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    tree = read_yaml(CARDS, "file of model cards")
     return {name: _card(name, entry) for name, entry in tree.items()}
 
 

@@ -69,9 +69,9 @@ def load_model(
         from vlmed.models.endpoint import load_endpoint
 
         return load_endpoint(reference, adapter)
+    _check_device(device)
     if reference.scheme == "control":
         return _load_control(reference, adapter, device, trust_remote_code)
-    _check_device(device)
     base, adapters, warnings = _find(reference, adapter)
     loaded = _load_files(base, adapters, device, trust_remote_code)
     ref = str(base.reference) if base.reference != reference else ref

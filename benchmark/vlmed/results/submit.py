@@ -6,11 +6,12 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
 from vlmed.errors import CheckError, InputError, MissingError, Problem, UsageError, errors_in
-from vlmed.files import read_json, write_json
+from vlmed.files import new_file, read_json, write_json
 from vlmed.hashing import file_hash
 from vlmed.results.description import FILE, FINGERPRINT, RETRACTION, Description, read_description
 from vlmed.results.document import read_document
@@ -34,6 +35,27 @@ def describe(run: Path, description: Description, fingerprint: Path | None = Non
             shutil.copyfile(fingerprint, run / FINGERPRINT)
         description = Description(**{**vars(description), "fingerprint": file_hash(fingerprint)})
     write_json(run / FILE, description.to_json())
+
+
+@contextmanager
+def kept_if_right(run: Path) -> Iterator[list[Problem]]:
+    """What is described in this block stays in the run folder unless the problems put into the list lie in it.
+
+    A description that was refused would otherwise be taken for the submitter's own in the next attempt.
+    """
+    names = (FILE, FINGERPRINT)
+    before = {name: (run / name).read_bytes() if (run / name).is_file() else None for name in names}
+    problems: list[Problem] = []
+    yield problems
+    faulty = {problem.file for problem in problems if problem.severity == "error"}
+    if faulty.isdisjoint(str(run / name) for name in names):
+        return
+    for name, content in before.items():
+        if content is None:
+            (run / name).unlink(missing_ok=True)
+        else:
+            with new_file(run / name) as part:
+                part.write_bytes(content)
 
 
 def submit(report: Report, org: str, model: str, run: str, submissions: Path) -> Path:

@@ -8,13 +8,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from vlmed.errors import InputError, MissingError, Problem, UsageError
+from vlmed.errors import InputError, Problem, UsageError
 from vlmed.metrics.table import METRICS
 from vlmed.results.ranked import PREFIXES
 from vlmed.suite.load import schema_problems
 from vlmed.suite.types import Suite, Task, Track
+from vlmed.yaml_files import read_yaml
 
 ALPHA = 0.05
 BASELINE = "baseline"
@@ -58,7 +57,7 @@ def read_rules(path: Path, suite: Suite) -> list[Rule]:
         InputError: It is not YAML, does not follow `thresholds.schema.json`, or a pattern or metric names nothing;
             lists every place.
     """
-    tree = _read(path)
+    tree = read_yaml(path, "file of thresholds")
     problems = schema_problems(tree, "thresholds.schema.json", str(path))
     if not problems:
         entries = tree["thresholds"]
@@ -78,15 +77,6 @@ def rules_for(rules: Iterable[Rule], task: Task, track: Track, baseline: bool) -
 
 def _named(patterns: Sequence[str], item: Task | Track) -> bool:
     return any(fnmatchcase(item.name, pattern) or item.id == pattern for pattern in patterns)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise MissingError("there is no such file of thresholds", file=path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"this is not YAML: {error}", file=path) from None
 
 
 def _unknown(entry: Mapping[str, Any], index: int, suite: Suite, path: Path) -> Iterable[Problem]:

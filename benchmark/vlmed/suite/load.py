@@ -10,25 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import yaml
 
 from vlmed.errors import InputError, MissingError, Problem
 from vlmed.suite.types import ClassSpec, Dataset, SplitRule, Suite, Task, Track
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without code, and without the silent 'last one wins' of duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+from vlmed.yaml_files import read_yaml
 
 
 def suite_path() -> Path:
@@ -49,7 +34,7 @@ def load_suite(path: Path | None = None) -> Suite:
         InputError: It is not YAML, or does not follow the schema; lists every place.
     """
     path = path or suite_path()
-    tree = _read_yaml(path)
+    tree = read_yaml(path, "task file")
     problems = schema_problems(tree, "tasks.schema.json", str(path))
     if not problems:
         problems = _broken_references(tree, str(path))
@@ -74,19 +59,6 @@ def _schema_problem(error: jsonschema.ValidationError, file: str) -> Problem:
     got = json.dumps(error.instance, default=str)
     shown = got if len(got) <= 80 else got[:77] + "..."
     return Problem(error.message[:300], file, error.json_path, got=shown)
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text("utf-8"), _StrictLoader)
-    except FileNotFoundError:
-        raise MissingError("there is no such task file", file=path) from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1} column {mark.column + 1}" if mark else ""
-        raise InputError(f"this is not YAML: {error.problem}", file=path, path=place) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"this is not YAML: {error}", file=path) from None
 
 
 def _broken_references(tree: Mapping[str, Any], file: str) -> list[Problem]:

@@ -51,10 +51,12 @@ def validate(
 
     changed = _changed(paths, against) if against else []
     runs = list(dict.fromkeys(run for path in paths for run in find_runs(path)))
-    chosen = intervals and (full or len(runs) <= _FEW or _draw(seed))
+    chosen = intervals_of(len(runs), seed, full) if intervals else False
     loaded, manifests = suite_of(suite), manifests_of(suite)
     reports = list(Validator(loaded, manifests, chosen, cache).reports(runs, jobs))
-    flags = {report.folder: _flags(report, loaded, manifests) if len(runs) <= _FEW else [] for report in reports}
+    looked_at = _looked_at(paths, runs, against)
+    flags = {report.folder: _flags(report, loaded, manifests) if report.folder in looked_at else []
+             for report in reports}  # fmt: skip
     if as_json:
         print_json([_facts(report, flags[report.folder]) for report in reports])
     for report in reports if not as_json else []:
@@ -66,9 +68,12 @@ def validate(
         raise typer.Exit(1)
 
 
-def _draw(seed: int | None) -> Draw:
+def intervals_of(runs: int, seed: int | None = None, full: bool = False) -> bool | Draw:
+    """Of which units of so many runs the intervals are recomputed; tells of a draw."""
     from vlmed.results.many import Draw
 
+    if full or runs <= _FEW:
+        return True
     chosen = secrets.randbelow(2**32) if seed is None else seed
     typer.echo(
         f"intervals: a draw of {_SHARE:.0%} of the units; repeat it with --seed {chosen}, or all by --full", err=True
@@ -80,6 +85,15 @@ def _changed(paths: list[Path], revision: str) -> list[Problem]:
     from vlmed.results.history import history_problems
 
     return [problem for path in paths if path.is_dir() for problem in history_problems(path, revision)]
+
+
+def _looked_at(paths: list[Path], runs: list[Path], revision: str) -> list[Path]:
+    """The runs whose flags are shown: few ones, or what is new against a revision, since each is held beside all."""
+    from vlmed.results.history import new_runs
+
+    if len(runs) > _FEW and revision:
+        runs = [run for path in paths if path.is_dir() for run in new_runs(path, revision)]
+    return runs if len(runs) <= _FEW else []
 
 
 def _print_changed(changed: list[Problem], github: bool) -> None:

@@ -15,10 +15,8 @@ from vlmed.files import new_file, read_json, write_json
 from vlmed.hashing import file_hash
 from vlmed.results.description import FILE, FINGERPRINT, RETRACTION, Description, read_description
 from vlmed.results.document import read_document
+from vlmed.results.places import NAME
 from vlmed.results.validate import Report
-
-# What an organisation, a model and a run may be called: the names become parts of paths and addresses.
-NAME = r"[a-z0-9](?:[a-z0-9.-]{0,58}[a-z0-9])?"
 
 
 def describe(run: Path, description: Description, fingerprint: Path | None = None) -> None:

@@ -358,6 +358,8 @@ OPEN = [
     ("I see a dark area. The answer is: the liver. It is large.", "liver"),
     ("The answer is 5mm", "5 mm"),
     ("The answer is 2.5 cm.", "2.5 cm"),
+    ("The answer is edema vs. hemorrhage. Both are bright.", "edema vs hemorrhage"),
+    ("The answer is in the valves. They are thick.", "in valves"),
     ("Answer: liver; spleen?\nBoth are large.", "liver spleen"),
     ("Answer: . I see the liver", "answer i see liver"),
     (r"so \boxed{Liver}", "liver"),

@@ -2,8 +2,8 @@
 
 `labelled_errors.csv` holds sample ids of VQA-RAD and SLAKE, wrong answers of our own to their questions, and labels by
 the definitions in `metrics/error_classes.py`. Round 1 was labelled before there were rules, and halved by a hash of the
-id: the rules were tuned on `dev`. Round 2 was labelled when they were finished, and then they were tuned on it as well.
-Round 3 was labelled when that was finished; nothing was changed after it.
+id: the rules were tuned on `dev`. Every further round was labelled before the rules of its time saw it, and measured;
+then the rules were tuned on it as well. After round 5 nothing was changed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from vlmed.suite.load import load_suite
 LABELLED = Path(__file__).parent / "labelled_errors.csv"
 # Rows, agreement and Cohen's kappa of the classes, as docs/vqa.md tells them.
 MEASURED = {
-    "dev": (130, 0.977, 0.970),
-    "test": (107, 0.907, 0.871),
-    "round 2": (94, 0.840, 0.782),
-    "round 3": (81, 0.691, 0.575),
+    "dev": (130, 0.969, 0.960),
+    "test": (107, 0.953, 0.937),
+    "round 2": (94, 0.968, 0.957),
+    "round 3": (81, 0.901, 0.862),
+    "round 4": (80, 0.875, 0.835),
+    "round 5": (70, 0.800, 0.742),
 }
 POLAR = ("yes", "no")
 
@@ -58,7 +60,7 @@ def classify(question: str, target: str, answer: str, candidates: tuple[str, ...
         ("In what plane is it?", "axial", "transverse plane", "paraphrase"),
         ("In what plane is it?", "axial", "sagittal", "medical_reasoning"),
         ("In what plane is it?", "axial", "MRI", "answer_type"),
-        ("How many nodules are there?", "3", "three nodules", "granularity"),
+        ("How many nodules are there?", "3", "three nodules", "paraphrase"),
         ("How many nodules are there?", "3", "5", "medical_reasoning"),
         ("How many nodules are there?", "3", "in the right lung", "answer_type"),
         ("How many nodules are there?", "0", "two", "object_absent"),
@@ -81,6 +83,22 @@ def classify(question: str, target: str, answer: str, candidates: tuple[str, ...
         ("How large is the cyst?", "3 cm", "5 cm", "medical_reasoning"),
         ("How large is the cyst?", "3 cm", "liver", "answer_type"),
         ("What is the function of the organ?", "breathe", "lung", "answer_type"),
+        ("What is the function of the organ?", "breathe", "respiration", "paraphrase"),
+        ("What disease is shown?", "cardiomegaly", "The heart is enlarged", "paraphrase"),
+        ("What disease is shown?", "pleural effusion", "fluid in the pleural space", "paraphrase"),
+        ("What disease is shown?", "pulmonary embolism", "PE", "paraphrase"),
+        ("What disease is shown?", "pulmonary embolism", "TB", "medical_reasoning"),
+        ("What disease is shown?", "haemorrhagic oedema", "hemorrhage, edema", "paraphrase"),
+        ("What color is the liver?", "hypodense", "dark", "paraphrase"),
+        ("What color is the liver?", "gray", "The liver is grey", "paraphrase"),
+        ("How is the lesion?", "enhancing", "It does not enhance", "medical_reasoning"),
+        ("How is the lesion?", "non-enhancing", "It does not enhance", "paraphrase"),
+        ("How many kidneys are there?", "0", "a kidney", "object_absent"),
+        ("What is the patient's gender?", "man", "adult", "answer_type"),
+        ("What modality is this?", "MRI", "imaging", "answer_type"),
+        ("What modality is this?", "MRI", "radiology", "granularity"),
+        ("What modality is this?", "MRI", "T1 weighted MRI", "granularity"),
+        ("What modality is this?", "MRI FLAIR", "T1 weighted MRI", "medical_reasoning"),
     ],
 )
 def test_open_questions(question: str, target: str, answer: str, expected: str) -> None:
@@ -100,6 +118,14 @@ def test_open_questions(question: str, target: str, answer: str, expected: str) 
         ("Is the heart enlarged?", "yes", "It may be.", "unanswered"),
         ("Is the mass located in the left lung?", "yes", "No", "spatial"),
         ("Is the trachea deviated?", "no", "Yes", "spatial"),
+        ("Is this the axial plane?", "no", "Coronal", "paraphrase"),
+        ("Is this the axial plane?", "yes", "Coronal", "medical_reasoning"),
+        ("Is the mass homogeneous?", "no", "heterogeneous", "paraphrase"),
+        ("Does the heart look normal?", "no", "Cardiac enlargement", "paraphrase"),
+        ("Does the liver look abnormal?", "yes", "Metastases", "paraphrase"),
+        ("Are the bile ducts dilated?", "yes", "Biliary duct dilatation", "paraphrase"),
+        ("Can it cause pain?", "yes", "In time it can", "paraphrase"),
+        ("Is the mass dilating the bowel?", "yes", "It obstructs the stomach", "answer_type"),
     ],
 )
 def test_yes_no_questions(question: str, target: str, answer: str, expected: str) -> None:
@@ -134,13 +160,38 @@ def test_any_texts_have_a_class(question: str, target: str, answer: str) -> None
     assert classify(question, target, answer) in FAMILIES
 
 
+@pytest.mark.parametrize("answer", ["a" * 20_000 + "b", "it is" + " " * 20_000 + "x", "lung " * 4_000, "ic" * 10_000])
+def test_a_rambling_answer_has_a_class(answer: str) -> None:
+    assert classify("Is the heart enlarged?", "yes", answer, POLAR) in FAMILIES
+    assert classify("Where is it?", "left lung", answer) in FAMILIES
+
+
 def test_terms_are_one_for_all_names_of_a_thing() -> None:
     assert terms("Computed tomography of the kidneys") == terms("CT, renal") == ["ct", "kidney"]
     assert terms("deep grey nuclei") == ["basal ganglia"]
 
 
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("oedematous tumours", "edematous tumor"),
+        ("calcified", "calcification"),
+        ("enhances, enhanced", "enhancing enhancement"),
+        ("ischaemia", "ischemia"),
+        ("fluid attenuated inversion recovery", "FLAIR"),
+    ],
+)
+def test_spellings_and_endings_are_one(one: str, other: str) -> None:
+    assert terms(one) == terms(other)
+
+
+@pytest.mark.parametrize("one, other", [("several", "severe"), ("not enhancing", "enhancing"), ("ileum", "ilium")])
+def test_other_words_stay_apart(one: str, other: str) -> None:
+    assert terms(one) != terms(other)
+
+
 def test_an_organ_lies_in_what_it_is_part_of() -> None:
-    assert above("frontal lobe") == {"hemisphere", "brain", "nervous system", "head"}
+    assert above("frontal lobe") == {"hemisphere", "cerebrum", "brain", "nervous system", "head"}
     assert regions(["cecum"]) == {"abdomen"}
     assert regions(["mass"]) == frozenset()
 
@@ -152,10 +203,21 @@ def test_kinds_of_numbers() -> None:
 
 
 def test_every_term_above_another_is_a_term_itself() -> None:
-    from vlmed.metrics.error_terms import _kinds, _parents
+    from vlmed.metrics.error_terms import _parents
 
     named = {parent for parents in _parents().values() for parent in parents}
-    assert named <= _kinds().keys()
+    assert named <= _parents().keys()
+
+
+def test_no_name_means_two_things() -> None:
+    """However its words are spelled and whatever their endings."""
+    from vlmed.metrics.error_terms import _lines
+
+    meant: dict[str, set[str]] = {}
+    for _, term, _, names in _lines():
+        for name in (term, *names):
+            meant.setdefault(" ".join(terms(name)), set()).add(term)
+    assert {name: found for name, found in meant.items() if len(found) > 1 or name not in found} == {}
 
 
 def part(row: dict[str, str]) -> str:
@@ -191,7 +253,7 @@ def classified(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 
 def test_the_labelled_set_is_whole() -> None:
     rows = labelled()
-    assert len(rows) == 412
+    assert len(rows) == 562
     assert len({row["sample_id"] for row in rows}) == len(rows)
     assert {row["label"] for row in rows} == FAMILIES.keys() - {"unclassified"}
     assert Counter(map(part, rows)) == {name: count for name, (count, _, _) in MEASURED.items()}

@@ -14,7 +14,8 @@ from functools import lru_cache
 from vlmed.metrics.polar import polarity, refuses, yes_or_no
 from vlmed.metrics.text import ARTICLES, concluded, fold, normalise, sentences, spoken, tokens
 
-_FULL_STOP = re.compile(r"(?<!\d)\.|\.(?!\d)|[。\n]")
+# The stop of `vs.` stands between two things of one answer.
+_FULL_STOP = re.compile(r"(?<!\bvs)(?:(?<!\d)\.|\.(?!\d))|[。\n]")
 YES_NO = ("yes", "no")
 # A letter alone, or before a bracket, stop or colon, or after `option`; `a` before a word is an article.
 _LETTER = re.compile(r"[\W_]*(?:(?:option|choice|选项)\W*)?([a-z])(?:[\W_]*$|\s*[).:,]|(?<![ai])\s)")

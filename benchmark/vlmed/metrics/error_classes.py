@@ -23,9 +23,10 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from vlmed.metrics.answers import YES_NO
-from vlmed.metrics.error_terms import OPPOSITES, above, kinds, regions, terms
+from vlmed.metrics.error_tables import GENERIC, OPPOSITES, SHADES
+from vlmed.metrics.error_terms import above, attribute, kinds, parts, regions, terms
 from vlmed.metrics.polar import refuses
-from vlmed.metrics.text import HAN, fold, spoken
+from vlmed.metrics.text import HAN, fold, spoken, tokens
 
 ErrorClass = Literal[
     "answer_type",
@@ -52,12 +53,22 @@ _HEDGED = re.compile(r"\b(?:unclear|uncertain|unsure|can ?not|unable|possibl[ey]
 _DENIED = re.compile(r"\b(?:not?|none|never|without|absent|neither|nor)\b")
 _PRESENCE = re.compile(
     r"\b(?:is|are) there\b(?! more)|\bcontains?\b|\bexists?\b(?! in the (?!image|picture))|\bpresent\b(?! in the)"
-    r"|\bevidence of\b|\b(?:be|been) (?:observed|seen)\b|\b(?:does|do) \w+ patient have\b"
+    r"|\bevidence of\b|\bdiagnosis of\b|\b(?:be|been) (?:observed|seen)\b|\b(?:does|do) \w+ patient have\b"
     r"|\b(?:is|are|was|does|do) .*\b(?:visible|visuali[sz]ed|a study of|showing|belong to)\b"
 )
 _PLACED = re.compile(
     r"\b(?:located|location|height|position|lie|lies|situated|deviated|shifted)\b|\bexist in the\b|\bon the \w+ side\b"
 )
+# It is known to be there, and asked is how much.
+_AMOUNT = re.compile(r"\bmore th[ae][nt]\b|[<>]")
+_COMPARED = re.compile(r"\bthan\b(?! \d).*")
+# Who says `it` has the rest of the question in mind, and `it does` is yes.
+_PRONOUN = re.compile(r"\b(?:it|its|they|these|this)\b")
+_ECHO = re.compile(r"\b(?:it|they|there|he|she) (?:can|does|do|is|are|has|have|was|were|would|could)\W*$")
+# The terms of a target that counts nothing.
+_NOTHING = (["0"], ["none"])
+# The share of terms in common (F1) from which on explanations are the same.
+_MOSTLY = 0.6
 # What a question asks for, by its words: all that match.
 _ASKED: Mapping[str, re.Pattern[str]] = {
     "count": re.compile(r"\bhow many\b|\bnumber of\b|\bjust (?:a single|1|one)\b"),
@@ -70,6 +81,7 @@ _ASKED: Mapping[str, re.Pattern[str]] = {
     ),
     "plane": re.compile(r"\bplane\b|\borientation\b|\boriented\b|\bcut of\b|\bview\b"),
     "shape": re.compile(r"\bshaped?\b"),
+    "sex": re.compile(r"\bgender\b|\bsex\b"),
     "place": re.compile(
         r"\bwhere\b|\b(?:which|what) (?:side|part|lobes?|areas?|region|half|brain region|lung)\b|\blocat(?:ed|ion)\b"
         r"|\bwhat side\b|\blobe\b"
@@ -93,7 +105,7 @@ _ALSO: Mapping[str, frozenset[str]] = {
     "words": frozenset(("finding",)),
 }
 # Kinds whose members the tables list, so that a text without any is of another kind.
-_LISTED = frozenset(("count", "size", "modality", "plane"))
+_LISTED = frozenset(("count", "size", "modality", "plane", "colour", "sex"))
 
 
 def error_class(question: str, target: str, raw: str, parsed: str | None, candidates: Sequence[str] = ()) -> ErrorClass:
@@ -116,7 +128,9 @@ def error_class(question: str, target: str, raw: str, parsed: str | None, candid
     asked = fold(question)
     if tuple(candidates) == YES_NO:
         return _polar(asked, target, said, parsed)
-    return _worded(asked, target, terms(parsed if parsed and not candidates else said))
+    # What something is compared with is no part of the answer.
+    chosen = _COMPARED.sub("", parsed if parsed and not candidates else said)
+    return _worded(asked, target, chosen, terms(chosen))
 
 
 def _polar(asked: str, target: str, said: str, parsed: str | None) -> ErrorClass:
@@ -126,38 +140,92 @@ def _polar(asked: str, target: str, said: str, parsed: str | None) -> ErrorClass
         return "answer_type"
     if meant == target.casefold():
         return "paraphrase"
-    if meant == "yes" and _PRESENCE.search(asked):
-        return "object_absent"
-    return "spatial" if _PLACED.search(asked) else "medical_reasoning"
+    if not _PRESENCE.search(asked):
+        return "spatial" if _PLACED.search(asked) else "medical_reasoning"
+    return "object_absent" if meant == "yes" and not _AMOUNT.search(asked) else "medical_reasoning"
 
 
 def _stated(asked: str, said: str) -> str | None:
-    """What a statement says to a yes-no question, if it repeats half of the question's terms."""
-    wanted = set(terms(asked))
-    if not wanted or 2 * len(wanted.intersection(terms(said))) < len(wanted):
-        return None
-    return "no" if _DENIED.search(said) else "yes"
+    """What a statement says to a yes-no question.
+
+    No if it names what excludes a term of the question, yes if it repeats half of its terms; a denial turns either.
+    """
+    wanted, found = terms(asked), [term for term in terms(said) if term != "not"]
+    denied, ill = bool(_DENIED.search(said)), "finding" in kinds(found)
+    whole, named = parts(wanted), parts(found)
+    if (ill and "normal" in wanted) or any(_excludes(term, other) for term in named - whole for other in whole):
+        return "yes" if denied else "no"
+    if (ill and "abnormal" in wanted) or _ECHO.search(said) or _repeats(wanted, {*found, *named}, said):
+        return "no" if denied else "yes"
+    return None
 
 
-def _worded(asked: str, target: str, said: list[str]) -> ErrorClass:
+def _repeats(wanted: list[str], found: set[str], said: str) -> bool:
+    """Whether terms of a question come again: half of them, or any where a pronoun stands for the rest."""
+    again = [term for term in wanted if any(_related(term, other) for other in found)]
+    return bool(again) and (2 * len(again) >= len(wanted) or bool(_PRONOUN.search(said)))
+
+
+def _excludes(term: str, other: str) -> bool:
+    """Whether what is one can't be the other: attributes of one family, opposite sides, two modalities or planes."""
+    alike = attribute(term) is not None and attribute(term) == attribute(other)
+    kind = kinds([term]) & kinds([other]) & _LISTED
+    opposite = frozenset((term, other)) in OPPOSITES
+    return opposite or (bool(alike or kind) and not _related(term, other))
+
+
+def _worded(asked: str, target: str, raw: str, said: list[str]) -> ErrorClass:
     wanted = terms(target)
+    if _initials(target, raw) or _initials(raw, target):
+        return "paraphrase"
     if _mistyped(asked, wanted, said):
         return "answer_type"
-    if set(said) == set(wanted):
+    # An answer that denies what the target claims is neither in other words nor coarser.
+    turned = ("not" in said) != ("not" in wanted)
+    if not turned and _same(asked, wanted, said):
         return "paraphrase"
     if _opposed(said, wanted):
         return "spatial"
-    if _coarser_or_finer(said, wanted):
+    if not turned and _coarser_or_finer(said, wanted):
         return "granularity"
-    if _absent(wanted, said) and not _offered(asked, said):
+    if _absent(asked, wanted, said) and not _offered(asked, said):
         return "object_absent"
     elsewhere = _ASKED["place"].search(asked) and kinds(said) & {"organ", "side"}
     return "spatial" if elsewhere else "medical_reasoning"
 
 
+def _same(asked: str, wanted: list[str], said: list[str]) -> bool:
+    """Whether two answers name the same, but for words that name nothing or that the question has said already."""
+    mine, theirs = parts(said), parts(wanted)
+    if mine == theirs:
+        return True
+    known = (GENERIC | set(terms(asked))) - theirs if " or " not in asked else GENERIC
+    mine, theirs = _shaded(asked, mine - known), _shaded(asked, theirs - GENERIC)
+    return bool(mine) and (mine == theirs or _in_free_words(asked, mine, theirs))
+
+
+def _shaded(asked: str, found: set[str]) -> set[str]:
+    """Signals as shades of grey, where a question asks for either."""
+    shades = _ASKED["colour"].search(asked) or _ASKED["signal"].search(asked)
+    return {SHADES.get(term, term) if shades else term for term in found}
+
+
+def _in_free_words(asked: str, mine: set[str], theirs: set[str]) -> bool:
+    """Whether most terms are the same, where a question asks for an explanation."""
+    return bool(_ASKED["words"].search(asked)) and 2 * len(mine & theirs) / (len(mine) + len(theirs)) >= _MOSTLY
+
+
+def _initials(short: str, long: str) -> bool:
+    """Whether one text is the other's first letters, as PE is pulmonary embolism."""
+    words = tokens(long)
+    return len(words) > 1 and tokens(short) == ["".join(word[0] for word in words)]
+
+
 def _mistyped(asked: str, wanted: list[str], said: list[str]) -> bool:
     of, given = _expected(asked, wanted), kinds(said)
-    if given & of or not of or set(said) & set(wanted) or _offered(asked, said):
+    counted = wanted in _NOTHING and set(said) & set(terms(asked))
+    shared = set(said) & set(wanted) or parts(wanted) <= parts(said)
+    if given & of or not of or counted or shared or _offered(asked, said):
         return given == {"polar"} and "polar" not in of
     return bool(given) or of <= _LISTED
 
@@ -169,8 +237,8 @@ def _offered(asked: str, said: list[str]) -> bool:
 
 def _expected(asked: str, wanted: list[str]) -> set[str]:
     named = {kind for kind, words in _ASKED.items() if words.search(asked)}
-    # Who asks for the function of an organ does not ask for the organ.
-    named = (named & {"words"} or named) | kinds(wanted)
+    # Who asks for the function or the number of organs does not ask for an organ.
+    named = (named & {"words"} or named & {"count"} or named) | kinds(wanted)
     return named.union(*(_ALSO.get(kind, ()) for kind in named))
 
 
@@ -183,10 +251,11 @@ def _opposed(said: list[str], wanted: list[str]) -> bool:
 def _coarser_or_finer(said: list[str], wanted: list[str]) -> bool:
     if not said or not wanted:
         return False
-    return _covered(said, wanted) or _covered(wanted, said)
+    mine, theirs = parts(said), parts(wanted)
+    return _covered(mine, theirs) or _covered(theirs, mine)
 
 
-def _covered(some: list[str], others: list[str]) -> bool:
+def _covered(some: set[str], others: set[str]) -> bool:
     """Whether each of `some` is one of `others`, or stands above or below one."""
     return all(any(_related(term, other) for other in others) for term in some)
 
@@ -195,8 +264,8 @@ def _related(term: str, other: str) -> bool:
     return term == other or term in above(other) or other in above(term)
 
 
-def _absent(wanted: list[str], said: list[str]) -> bool:
-    if wanted in (["0"], ["none"]):
-        return bool(said)
+def _absent(asked: str, wanted: list[str], said: list[str]) -> bool:
+    if wanted in _NOTHING:
+        return bool(said) and not _ASKED["words"].search(asked)
     mine, theirs = regions(said), regions(wanted)
     return bool(mine and theirs) and not mine & theirs

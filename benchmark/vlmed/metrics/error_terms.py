@@ -7,227 +7,12 @@ table knows becomes one term, and all names of one thing become the same one. A 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 
+from vlmed.metrics.error_tables import ATTRIBUTES, COMPOUNDS, DENIALS, FILLERS, REGIONS, SILENT, TABLES, UNITS
 from vlmed.metrics.text import tokens
-
-# Each line: a term, then after `=` other names of it; long lists take several lines. Plurals in -s need no entry.
-_MODALITIES = """
-x ray = xray, radiograph, film, chest film, radiography, plain film, plain radiograph, roentgenogram, cxr
-ct = computed tomography, cat, computed tomographic, cect
-mri = mr, magnetic resonance imaging, magnetic resonance
-ultrasound = ultrasonography, sonography, sonogram, us
-pet = positron emission tomography
-angiogram = angiography
-fluoroscopy
-mammogram = mammography
-t1 = t1 weighted, t1w
-t2 = t2 weighted, t2w
-flair = fluid attenuated inversion recovery
-dwi = diffusion weighted imaging, diffusion weighted, diffusion
-adc
-"""
-_PLANES = """
-axial = transverse, horizontal, cross sectional, transaxial
-coronal = frontal plane, frontal view
-sagittal
-pa = posteroanterior, posterior anterior, postero anterior
-ap = anteroposterior, anterior posterior, antero posterior
-lateral view = lateral projection
-oblique
-"""
-_COLOURS = """
-black = dark
-white = bright
-gray = grey
-red
-blue
-green
-yellow
-"""
-_SIGNALS = """
-hyperdense = high density, high attenuation, more dense, increased density
-hyperdense = hyperattenuating, hyperattenuated, dense, hyper dense, radiopaque
-hypodense = low density, low attenuation, less dense, decreased density
-hypodense = hypoattenuating, hypoattenuated, hypo dense, radiolucent
-isodense
-hyperintense = high signal, hyperintensity, high intensity, high signal intensity, bright signal
-hypointense = low signal, hypointensity, low intensity, low signal intensity, dark signal
-isointense
-"""
-_SHAPES = """
-circular = round, circle, spherical, rounded
-oval = elliptical, ovoid, ellipse, egg shaped
-irregular = lobulated
-crescent = crescentic, crescent shaped
-lens shaped = lenticular, biconvex
-triangular = wedge shaped, wedge
-linear
-"""
-_SIDES = """
-left = left sided
-right = right sided
-bilateral = both, both sides, bilaterally, both lungs, left and right
-upper = superior, top, above, apical, apex
-lower = inferior, bottom, below, basal, base
-anterior = front, ventral
-posterior = back, dorsal, behind
-medial = central, centre, center, middle, midline
-lateral = peripheral, periphery
-"""
-_COUNTS = """
-none = no
-single = solitary
-several = multiple, many, numerous, couple, few, various
-"""
-_SEXES = """
-female = woman
-male = man
-"""
-# Each line: a term, what it is a part of after `<`, other names after `=`.
-_ORGANS = """
-head = skull, cranium
-nervous system < head = central nervous system, cns, neurological system
-brain < nervous system, head = cerebrum, intracranial
-hemisphere < brain = cerebral hemisphere
-frontal lobe < hemisphere
-parietal lobe < hemisphere
-occipital lobe < hemisphere
-temporal lobe < hemisphere
-temporal horn < temporal lobe, ventricle
-basal ganglia < brain = deep grey nuclei, deep gray nuclei
-caudate < basal ganglia = caudate nucleus
-thalamus < brain = thalami
-cerebellum < brain = cerebellar
-cerebellopontine angle < brain = cpa
-brainstem < brain = brain stem
-pons < brainstem
-ventricle < brain = lateral ventricle
-sulcus < brain = sulci
-corpus callosum < brain
-eye < head = eyeball, orbit, globe
-sinus < head
-neck
-larynx < neck, respiratory system
-thyroid < neck
-chest = thorax, thoracic
-lung < chest, respiratory system = pulmonary, pulmonary tissue, lung field
-upper lobe < lung
-lower lobe < lung
-middle lobe < lung
-trachea < neck, chest, respiratory system
-bronchus < lung = bronchi
-pleura < chest = pleural space
-heart < chest, circulatory system = cardiac
-aorta < circulatory system = aortic
-mediastinum < chest
-diaphragm < chest = hemidiaphragm
-breast < chest
-rib < chest
-esophagus < chest, digestive system = oesophagus
-respiratory system = respiratory
-circulatory system = cardiovascular system, vascular
-digestive system = gi, gi tract, gastrointestinal, gastrointestinal tract, gastrointestinal system, gi system
-abdomen = abdominal, belly
-liver < abdomen, digestive system = hepatic
-gallbladder < abdomen, digestive system
-bile duct < abdomen, digestive system
-pancreas < abdomen, digestive system = pancreatic
-spleen < abdomen = splenic
-stomach < abdomen, digestive system = gastric
-bowel < abdomen, digestive system = intestine, bowel loop, gut
-small bowel < bowel = small intestine
-duodenum < small bowel
-ileum < small bowel
-jejunum < small bowel
-colon < bowel = large bowel, large intestine
-cecum < colon = caecum
-appendix < cecum
-sigmoid < colon = sigmoid colon
-rectum < colon, pelvis
-kidney < abdomen, urinary system = renal
-adrenal < abdomen = adrenal gland
-omentum < abdomen = greater omentum
-peritoneum < abdomen
-urinary system
-bladder < pelvis, urinary system
-pelvis = pelvic
-uterus < pelvis
-prostate < pelvis
-ovary < pelvis
-femoral head < pelvis = femur head
-spine = vertebra, vertebrae, vertebral, spinal column
-spinal cord < spine, nervous system
-humerus = humerus head, humeral head
-fat = adipose tissue, adipose, fatty tissue
-muscle
-bone
-lymph node
-"""
-_FINDINGS = """
-lesion = abnormality
-mass < lesion = space occupying lesion
-tumor < mass = tumour, neoplasm
-cancer < tumor = malignancy, carcinoma, malignant tumor
-metastasis < cancer = metastases, metastatic
-nodule < lesion
-cyst < lesion = cystic
-abscess < lesion
-effusion
-pleural effusion < effusion = hydrothorax
-pneumonia < lesion = infiltrate, infiltration
-pneumothorax
-atelectasis = volume loss, collapse
-edema = oedema, swelling
-hemorrhage = haemorrhage, bleeding, bleed
-hematoma < hemorrhage = haematoma
-epidural hematoma < hematoma, hemorrhage = epidural hemorrhage, extradural hematoma, extradural hemorrhage
-subdural hematoma < hematoma, hemorrhage = subdural hemorrhage, subdural bleeding
-infarct = infarction, stroke
-fracture = broken, break
-calcification
-stone = calculus, calculi, kidney stone, gallstone
-cardiomegaly = enlarged heart, heart enlargement, heart is enlarged
-cardiomegaly = enlarged cardiac silhouette, enlarged cardiac shadow
-consolidation = opacity, opacities, opacification
-emphysema = hyperinflation
-fibrosis
-bronchiectasis = dilated bronchi, bronchial dilatation
-hernia
-aneurysm
-stenosis
-free air < lesion = pneumoperitoneum, extraluminal air
-"""
-_TABLES = {
-    "modality": _MODALITIES,
-    "plane": _PLANES,
-    "colour": _COLOURS,
-    "signal": _SIGNALS,
-    "shape": _SHAPES,
-    "side": _SIDES,
-    "count": _COUNTS,
-    "sex": _SEXES,
-    "organ": _ORGANS,
-    "finding": _FINDINGS,
-}
-_UNITS = frozenset(("mm", "cm", "ml"))
-# The highest parts of a body: what lies in one of them does not lie in another.
-_REGIONS = frozenset(("head", "neck", "chest", "abdomen", "pelvis"))
-OPPOSITES = frozenset(
-    frozenset(pair) for pair in (
-        ("left", "right"), ("upper", "lower"), ("anterior", "posterior"), ("medial", "lateral"),
-        ("left", "bilateral"), ("right", "bilateral"),
-    )
-)  # fmt: skip
-# Words that say nothing by themselves, in answers and questions.
-_FILLERS = """
-of in on at to is are was were be it its this that there and or with for by as from show shown shows see seen
-image picture scan photo answer plane side part lobe field region area i can patient appear look like type kind
-located location present visible into within has have do doe did any system study weighted view section
-which what where how contain exist body human evidence observed identified which finding
-"""
-FILLERS = frozenset(_FILLERS.split())
 
 
 def terms(text: str) -> list[str]:
@@ -236,7 +21,7 @@ def terms(text: str) -> list[str]:
     >>> terms("Hydrothorax in the right lungs")
     ['pleural effusion', 'right', 'lung']
     """
-    return [term for term in _read([_singular(token) for token in tokens(text)]) if term not in FILLERS]
+    return list(_read(tokens(text)))
 
 
 def kinds(found: list[str]) -> set[str]:
@@ -247,7 +32,7 @@ def kinds(found: list[str]) -> set[str]:
     """
     known = {kind for term in found if (kind := _kinds().get(term))}
     if any(term.replace(".", "").isdigit() for term in found):
-        known.add("size" if _UNITS.intersection(found) else "count")
+        known.add("size" if UNITS.intersection(found) else "count")
     return known | {"polar" for term in found[:1] if term in ("yes", "none")}
 
 
@@ -271,33 +56,72 @@ def regions(found: list[str]) -> frozenset[str]:
     >>> sorted(regions(["left", "kidney"]))
     ['abdomen']
     """
-    return frozenset(_REGIONS & {place for term in found for place in (term, *above(term))})
+    return frozenset(REGIONS & {place for term in found for place in (term, *above(term))})
 
 
-def _singular(token: str) -> str:
-    return (
-        token[:-1]
-        if len(token) > 3 and token.endswith("s") and token[-2] not in "su" and token not in _PLAIN
-        else token
-    )
+def attribute(term: str) -> int | None:
+    """Which family of attributes, of which at most one is true, a term is of; None if it is none.
+
+    >>> attribute("enlarged") == attribute("normal")
+    True
+    """
+    return _attributes().get(term)
 
 
+def parts(found: Iterable[str]) -> set[str]:
+    """Terms with compounds taken apart, and without those that another of them implies.
+
+    >>> sorted(parts(terms("Cardiomegaly on a chest film")))
+    ['enlarged', 'heart', 'x ray']
+    """
+    apart = {part for term in found for part in _compounds().get(term, [term])}
+    return apart - {up for term in apart for up in above(term)}
+
+
+def _form(token: str) -> str:
+    """What a word has in common with its other spellings and endings: British ones, plurals, derived words."""
+    if token in _PLAIN or len(token) < 4 or not token.isalpha():
+        return token
+    for written, spelled in _SPELLINGS:
+        token = written.sub(spelled, token)
+    stem = _ENDING.sub(r"\1", _PLURAL.sub(r"\1", token))
+    return stem[:4] + stem[4:].rstrip("aeiy")
+
+
+_FILLERS = frozenset(FILLERS.split())
+# Endings would make something else of these.
 _PLAIN = frozenset(
-    ("pelvis", "metastasis", "stenosis", "fibrosis", "atelectasis", "bronchiectasis", "pancreas", "axis", "basis")
+    ("pelvis", "metastasis", "stenosis", "fibrosis", "atelectasis", "bronchiectasis", "pancreas", "axis", "basis",
+     "does", "several", "severe", "lateral", "medial", "central", "coronal", "normal", "oval", "spinal")
+)  # fmt: skip
+_SPELLINGS = (
+    (re.compile("ae|oe"), "e"),
+    (re.compile(r"our(?=$|s$|ed$|ing$)"), "or"),
+    (re.compile(r"is(?=e$|es$|ed$|ing$|ation)"), "iz"),
+    (re.compile(r"re(?=s?$)(?<=[bt]re)"), "er"),
+    (re.compile("^grey"), "gray"),
 )
+_PLURAL = re.compile(r"(..[^us])s$")
+_ENDING = re.compile(r"^(.{4,}?)(?:ement|ment|ically|ical|at(?:ion|ed|ing)|ion|ing|ness|ity|ive|ous|ed|ly|ic|al)$")
 
 
-def _read(found: list[str]) -> Iterator[str]:
+def _read(words: list[str]) -> Iterator[str]:
+    words = [word for word in words if word not in SILENT]
+    forms = [_form(word) for word in words]
     place = 0
-    while place < len(found):
-        length = next((size for size in (4, 3, 2, 1) if tuple(found[place : place + size]) in _names()), 0)
-        yield _names()[tuple(found[place : place + length])] if length else found[place]
+    while place < len(words):
+        length = next((size for size in (4, 3, 2, 1) if tuple(forms[place : place + size]) in _names()), 0)
+        if length:
+            yield _names()[tuple(forms[place : place + length])]
+        elif words[place] not in _FILLERS and _PLURAL.sub(r"\1", words[place]) not in _FILLERS:
+            yield forms[place]
         place += length or 1
 
 
 def _lines() -> Iterator[tuple[str, str, list[str], list[str]]]:
-    """Kind, term, what stands above it and its other names, for each line of each table."""
-    for kind, table in _TABLES.items():
+    """Kind, term, what stands above it and its other names, for each line of each table; attributes have no kind."""
+    untyped = [("", table) for table in (*ATTRIBUTES, DENIALS)]
+    for kind, table in (*TABLES.items(), *untyped):
         for line in table.strip().splitlines():
             rest, _, names = line.partition("=")
             term, _, parents = rest.partition("<")
@@ -310,14 +134,27 @@ def _split(listed: str) -> list[str]:
 
 @cache
 def _names() -> Mapping[tuple[str, ...], str]:
-    return {tuple(map(_singular, tokens(name))): term for _, term, _, names in _lines() for name in (term, *names)}
+    return {tuple(map(_form, tokens(name))): term for _, term, _, names in _lines() for name in (term, *names)}
+
+
+@cache
+def _compounds() -> Mapping[str, list[str]]:
+    lines = (line.partition(":") for line in COMPOUNDS.strip().splitlines())
+    return {term: _split(listed) for term, _, listed in lines}
 
 
 @cache
 def _kinds() -> Mapping[str, str]:
-    return {term: kind for kind, term, _, _ in _lines()}
+    return {term: kind for kind, term, _, _ in _lines() if kind}
 
 
 @cache
 def _parents() -> Mapping[str, list[str]]:
     return {term: parents for _, term, parents, _ in _lines()}
+
+
+@cache
+def _attributes() -> Mapping[str, int]:
+    heads = (re.split("[<=]", line)[0].strip() for table in ATTRIBUTES for line in table.strip().splitlines())
+    family = [number for number, table in enumerate(ATTRIBUTES) for _ in table.strip().splitlines()]
+    return dict(zip(heads, family, strict=True))

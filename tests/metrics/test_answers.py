@@ -430,6 +430,14 @@ def test_the_normal_form_is_its_own(text):
     assert tokens(normalise(text)) == tokens(text)
 
 
+@given(st.text(alphabet="acnotswmm't/. ,0٣５x-\n\u2019"))
+def test_what_else_a_text_says_changes_no_word(text):
+    """Rules for contractions and numbers are tried only on texts that can have one."""
+    found = tokens(f"{text}\nx")
+    for more in ("isn't", "7", "isn't 7"):
+        assert tokens(f"{text}\nx {more}") == [*found, *tokens(more)]
+
+
 @given(st.text(max_size=60))
 def test_any_text_gets_an_answer_or_none(text):
     assert parse_closed(text, YES_NO) in (*YES_NO, None)

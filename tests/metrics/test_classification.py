@@ -239,3 +239,26 @@ def test_shapes_and_types_that_do_not_fit_are_refused(probabilities, targets, fa
 def test_weights_that_are_no_counts_are_refused(weights, fault):
     with pytest.raises(InputError, match=fault):
         f1(GOOD, [0, 1, 0], weights)
+
+
+SHAPES = [(1, 2, 9), (2, 2, 1), (60, 2, 3), (60, 3, 4), (60, 3, 10**6), (300, 5, 20), (300, 2, 10**6)]
+
+
+@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize(("samples", "classes", "levels"), SHAPES)
+def test_one_draw_alone_equals_the_same_among_many_to_the_last_bit(metric, samples, classes, levels):
+    """Few draws are summed another way than many; ties, absent classes and single samples are nothing special."""
+    random = np.random.RandomState(samples + classes)
+    odds = random.randint(1, levels + 1, (samples, classes)).astype(float)
+    probabilities = odds / odds.sum(axis=1, keepdims=True)
+    targets = random.randint(0, max(1, classes - 1), samples)  # nobody has the last class
+    weights = random.poisson(1, (130, samples))
+    weights[0] = 1
+    many = metric(probabilities, targets, weights)
+    few = np.concatenate([metric(probabilities, targets, weights[first : first + 5]) for first in range(0, 130, 5)])
+    if metric in (average_precision, ece):  # sums of fractions, whose order may differ
+        np.testing.assert_allclose(few, many, rtol=1e-13, atol=1e-15)
+    else:
+        np.testing.assert_array_equal(few, many)
+    alone = metric(probabilities, targets)
+    assert alone == pytest.approx(many[0], rel=1e-13, abs=1e-15, nan_ok=True)

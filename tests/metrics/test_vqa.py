@@ -108,6 +108,23 @@ def test_answers_by_hand():
     assert samples.token_f1[:6].tolist() == samples.exact[:6].tolist()
 
 
+def test_an_answer_is_scored_alike_wherever_and_however_often_it_stands():
+    """Equal answers are read once; what is compared with another target, candidates or letters is another answer."""
+    random = np.random.RandomState(0)
+    raw = [row[0] for row in ROWS] + ["B", "(b) left", "left", "right or both"]
+    rows = []
+    for _ in range(400):
+        closed, kind = random.rand() < 0.6, (YES_NO, SIDES, SIDES[1:])[random.randint(3)]
+        target = kind[random.randint(len(kind))] if closed else ("left lung", "left")[random.randint(2)]
+        rows.append((raw[random.randint(len(raw))], target, closed, list(kind) if closed else [], random.rand() < 0.5))
+    together = score_answers(*list(zip(*rows, strict=True))[:4], lettered=np.array([row[4] for row in rows]))
+    assert len(set(map(str, rows))) < len(rows)
+    for index, (answer, target, closed, candidates, lettered) in enumerate(rows):
+        alone = score_answers([answer], [target], [closed], [candidates], lettered=lettered)
+        for name in ("parsed", "strata", "exact", "token_f1", "token_recall", "bleu_1", "rouge_l"):
+            assert getattr(together, name)[index] == getattr(alone, name)[0], rows[index]
+
+
 METRICS = {
     vqa.accuracy: 4 / 10,
     vqa.closed_accuracy: 3 / 6,

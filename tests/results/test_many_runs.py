@@ -81,6 +81,34 @@ def test_a_kept_verdict_stands_until_a_byte_changes(
     assert read == [changed, changed]
 
 
+def test_kept_and_new_verdicts_stand_in_the_order_of_the_runs(world: World, tmp_path: Path) -> None:
+    runs = find_runs(world.submissions)
+    validator = Validator(world.suite, world.manifests, intervals=False, verdicts=tmp_path / "kept")
+    list(validator.reports(runs[1:2]))
+    edit(runs[2], "units/0/predictions/rows", 7)
+    for _ in range(2):
+        reports = list(validator.reports(runs, jobs=2))
+        assert [report.folder for report in reports] == runs
+        assert [report.accepted for report in reports] == [True, True, False]
+    assert reports == list(Validator(world.suite, world.manifests, intervals=False).reports(runs))
+
+
+def test_a_run_that_changes_while_it_is_read_gets_no_verdict(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validator = Validator(world.suite, world.manifests, intervals=False, verdicts=tmp_path / "kept")
+    real, runs = sys.modules["vlmed.results.many"].validate_run, find_runs(world.submissions)
+
+    def touched(run: Path, *rest: object) -> object:
+        report = real(run, *rest)
+        (run / "predictions" / "spare.parquet").touch()
+        return report
+
+    monkeypatch.setattr("vlmed.results.many.validate_run", touched)
+    list(validator.reports(runs))
+    assert not list((tmp_path / "kept").rglob("*.json"))
+
+
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"problems": [{"x": 1}]}'])
 def test_a_damaged_verdict_is_made_again(world: World, tmp_path: Path, content: bytes) -> None:
     validator = Validator(world.suite, world.manifests, intervals=False, verdicts=tmp_path / "kept")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from submission_factory import World
-from vlmed.results.predictions import ClassificationPredictions
+from vlmed.results.predictions import ClassificationPredictions, read_predictions
 from vlmed.results.score import score
 from vlmed.suite.manifest import Row
 from vlmed.suite.types import Task
@@ -99,3 +100,53 @@ def test_no_clean_sample_is_said_not_scored(task: Task, predictions: Classificat
     assert found["n"]["clean"] == 0
     assert found["metrics"]["clean"]["auc"]["undefined"] == "no sample is left"
     assert found["metrics"]["all"]["auc"]["value"] is not None
+
+
+KINDS = (("organ", "zero_shot"), ("figures", "retrieve"), ("median", "retrieve"), ("questions", "answer"))
+
+
+def without_ends(metrics: Any) -> Any:
+    """The values alone."""
+    return {part: {name: estimate["value"] for name, estimate in each.items()} for part, each in metrics.items()}
+
+
+@pytest.mark.parametrize(("name", "track"), KINDS)
+@pytest.mark.parametrize("leaky", [0, 7, 119, 120])
+def test_values_are_the_same_with_intervals_and_without(tmp_path: Path, name: str, track: str, leaky: int) -> None:
+    """With them each part is scored alone, without them all parts at once, and many subgroups in turns."""
+    world = World(tmp_path, all_kinds=True)
+    (file,) = (world.add("model", 0.5, tasks=(name,), tracks=(track,)) / "predictions").iterdir()
+    scored, stored = world.suite.task(name), read_predictions(file, world.suite.task(name))
+    manifest = {
+        sample: Row(sample, "test", "", "", "", f"a={index % 40};b={index % 2};c={index // 30}", "x" * (index < leaky))
+        for index, sample in enumerate(stored.sample_ids)
+    }
+    quick, full = (score(scored, stored, manifest, intervals) for intervals in (False, True))
+    assert without_ends(quick["metrics"]) == without_ends(full["metrics"])
+    assert {**quick, "metrics": 0} == {**full, "metrics": 0}
+    for field, size in (("b", 60), ("c", 30)):
+        for value, found in full["subgroups"][field]["values"].items():
+            chosen = [each for each in manifest if f"{field}={value}" in manifest[each].subgroups.split(";")]
+            part = {each: replace(row, leaks="" if each in chosen else "x") for each, row in manifest.items()}
+            assert found["n"] == len(chosen) == size
+            assert found["value"] == score(scored, stored, part, False)["metrics"]["clean"][scored.main_metric]["value"]
+
+
+def test_many_subgroups_are_scored_in_turns(task: Task, predictions: ClassificationPredictions) -> None:
+    fields = ";".join(f"f{number}={{}}" for number in range(40))
+    found = score(task, predictions, rows([fields.replace("{}", "a" if n < 60 else "b") for n in range(N)]), False)
+    values = {str(each["values"]) for each in found["subgroups"].values()}
+    assert len(found["subgroups"]) == 40
+    assert len(values) == 1
+    assert found["subgroups"]["f0"]["values"]["a"]["value"] == round(
+        roc_auc_score(predictions.targets[:60], predictions.probabilities[:60, 1]), 6
+    )
+
+
+def test_no_sample_at_all_is_said_not_scored(task: Task) -> None:
+    empty = ClassificationPredictions([], [], np.empty(0, np.int64), np.empty((0, 2)), np.empty((0, 0, 2)))
+    for intervals in (False, True):
+        found = score(task, empty, {}, intervals)
+        assert found["metrics"]["all"]["auc"]["undefined"] == "no sample is left"
+        assert found["n"] == {"all": 0, "clean": 0, "groups": 0}
+        assert found["subgroups"] == {}

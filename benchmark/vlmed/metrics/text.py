@@ -32,6 +32,9 @@ _CONTRACTIONS = (
     (re.compile(r"'ll\b"), " will"),
     (re.compile(r"\bn/a\b"), "not applicable"),
 )
+# Most texts have nothing to write out, and no number.
+_CONTRACTED = re.compile("'|cannot|n/a")
+_DIGIT = re.compile(r"\d")
 _UNITS = {
     **dict.fromkeys(("millimeter", "millimeters", "millimetre", "millimetres"), "mm"),
     **dict.fromkeys(("centimeter", "centimeters", "centimetre", "centimetres"), "cm"),
@@ -96,13 +99,16 @@ def tokens(text: str) -> list[str]:
 def fold(text: str) -> str:
     """`text` after the rules 1 and 2: what sentences and words are made from."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'").replace("\u2018", "'")
-    for pattern, written in _CONTRACTIONS:
-        folded = pattern.sub(written, folded)
+    if _CONTRACTED.search(folded):
+        for pattern, written in _CONTRACTIONS:
+            folded = pattern.sub(written, folded)
     return folded
 
 
 def words(folded: str) -> list[str]:
     """The tokens of folded text with articles."""
+    if not _DIGIT.search(folded):
+        return [_SYNONYMS.get(token, token) for token in _TOKEN.findall(folded)]
     for pattern, written in _NUMBERS:
         folded = pattern.sub(written, folded)
     return [_word(token) for token in _TOKEN.findall(folded)]

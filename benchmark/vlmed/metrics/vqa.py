@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from vlmed.metrics.text import normalise
 # The strata of samples.
 OPEN, YES, NO, CHOICE = range(4)
 CLOSED = (YES, NO, CHOICE)
+_STRATA = {"yes": YES, "no": NO}
 
 Scores = NDArray[np.float64]
 
@@ -92,28 +94,34 @@ def score_answers(
             lists every row.
     """
     shut, letters = np.asarray(closed), np.asarray(lettered)
-    _refuse(_problems(answers, targets, shut, candidates, letters))
-    listed = np.broadcast_to(letters, shut.shape).tolist()
-    rows = zip(answers, targets, candidates, listed, shut.tolist(), strict=True)
-    scored = [_score_closed(*row) if is_closed else _score_open(*row[:2]) for *row, is_closed in rows]
-    numbers = np.array([scores for _, scores in scored], np.float64).reshape(len(scored), 5)
-    strata = [_stratum(target) if is_closed else OPEN for target, is_closed in zip(targets, shut, strict=True)]
+    # Each text is read once: most targets, and most answers to closed questions, are the same few words.
+    meaning = cache(_meaning)
+    _refuse(_problems(answers, targets, shut, candidates, letters, meaning))
+    score = cache(partial(_score, meaning))
+    allowed = [tuple(some) if is_closed else None for some, is_closed in zip(candidates, shut, strict=True)]
+    scored = list(map(score, answers, targets, allowed, np.broadcast_to(letters, shut.shape).tolist()))
+    numbers = np.array([scores for _, scores in scored], np.float64)
+    strata = [
+        _STRATA.get(meaning(target), CHOICE) if is_closed else OPEN
+        for target, is_closed in zip(targets, shut, strict=True)
+    ]
     return Answered(tuple(parsed for parsed, _ in scored), np.array(strata, np.int64), *numbers.T.copy())
 
 
-def _stratum(target: str) -> int:
-    return {"yes": YES, "no": NO, None: CHOICE}[polarity(target)]
-
-
-def _score_closed(raw: str, target: str, candidates: Sequence[str], lettered: bool) -> tuple[str | None, list[float]]:
+def _score(
+    meaning: Callable[[str], str], raw: str, target: str, candidates: tuple[str, ...] | None, lettered: bool
+) -> tuple[str | None, tuple[float, ...]]:
+    """The parsed answer and its five scores; `candidates` is None where the question is open."""
+    if candidates is None:
+        return _score_open(raw, target)
     parsed = parse_closed(raw, candidates, lettered=lettered)
-    return parsed, [float(parsed is not None and _meaning(parsed) == _meaning(target))] * 5
+    return parsed, (float(parsed is not None and meaning(parsed) == meaning(target)),) * 5
 
 
-def _score_open(raw: str, target: str) -> tuple[str | None, list[float]]:
+def _score_open(raw: str, target: str) -> tuple[str | None, tuple[float, ...]]:
     parsed = parse_open(raw)
     said, wanted = (parsed or "").split(), normalise(target).split()
-    return parsed, [float(bool(said) and said == wanted), *(score(said, wanted) for score in _TEXT_SCORES)]
+    return parsed, (float(bool(said) and said == wanted), *(score(said, wanted) for score in _TEXT_SCORES))
 
 
 def _meaning(answer: str) -> str:
@@ -161,7 +169,7 @@ _TEXT_SCORES = (token_f1, token_recall, bleu_1, rouge_l)
 
 
 def _shared(said: Sequence[str], wanted: Sequence[str]) -> int:
-    return (Counter(said) & Counter(wanted)).total()
+    return 0 if set(said).isdisjoint(wanted) else (Counter(said) & Counter(wanted)).total()
 
 
 def _common(said: Sequence[str], wanted: Sequence[str]) -> int:
@@ -228,6 +236,7 @@ def _problems(
     closed: NDArray[Any],
     candidates: Sequence[Sequence[str]],
     lettered: NDArray[Any],
+    meaning: Callable[[str], str],
 ) -> Iterator[Problem]:
     sizes = {"answers": len(answers), "targets": len(targets), "candidates": len(candidates)}
     if closed.ndim != 1 or closed.dtype != bool or not len(closed):
@@ -244,12 +253,9 @@ def _problems(
             yield from row_problems(
                 f"{name} is no text", wrong, "text", np.array([type(text).__name__ for text in texts])
             )
-        lacking = [_lacks(*row) for row in zip(targets, closed.tolist(), candidates, strict=True)]
+        lacking = [
+            is_closed and isinstance(target, str) and meaning(target) not in map(meaning, some)
+            for target, is_closed, some in zip(targets, closed.tolist(), candidates, strict=True)
+        ]
         expected = "a target among the candidates"
         yield from row_problems("no candidate is right", np.array(lacking), expected, np.array(targets, object))
-
-
-def _lacks(target: str, closed: bool, candidates: Sequence[str]) -> bool:
-    if not closed or not isinstance(target, str):
-        return False
-    return _meaning(target) not in map(_meaning, candidates)

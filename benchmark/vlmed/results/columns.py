@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,15 @@ def lists(table: pa.Table, name: str, path: Path) -> list[tuple[str, ...]]:
     Raises:
         InputError: A list holds a null; lists every row.
     """
-    rows = [tuple(values) for values in table[name].to_pylist()]
+    column = table[name].combine_chunks()
+    # The same few texts stand in many lists, so each is made once.
+    folded = column.values.dictionary_encode(null_encoding="encode")
+    words = np.array(folded.dictionary.to_pylist(), object)
+    held = words[folded.indices.to_numpy()].tolist()
+    rows = [tuple(held[start:end]) for start, end in pairwise(column.offsets.to_pylist())]
     problems = [
         Problem(f"column {name!r} has a null inside", str(path), f"row {row}", "texts alone")
-        for row, values in enumerate(rows)
+        for row, values in enumerate(rows if None in words else ())
         if None in values
     ]
     if problems:
@@ -99,7 +105,7 @@ def _read(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
     leaves = [claimed.metadata.schema.column(index) for index in range(claimed.metadata.num_columns)]
     names = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     # Texts stay in their dictionaries: one long text in a million rows takes its own length until it is known.
-    folded = pq.ParquetFile(pa.BufferReader(content), read_dictionary=names).read()
+    folded = pq.ParquetFile(pa.BufferReader(content), read_dictionary=names).read(use_threads=False)
     folded.validate(full=True)
     _check_texts(folded, path)
     return folded.cast(schema)

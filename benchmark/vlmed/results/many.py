@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,32 +64,48 @@ class Validator:
         Args:
             jobs: Number of processes.
         """
+        places = self._places(runs, jobs)
+        kept = [place and _read_verdict(place, run) for run, place in zip(runs, places, strict=True)]
+        new = [(run, place) for run, place, report in zip(runs, places, kept, strict=True) if not report]
+        made = self._made(new, jobs)
+        yield from (report or next(made) for report in kept)
+
+    def _made(self, runs: Sequence[tuple[Path, Path | None]], jobs: int) -> Iterator[Report]:
+        """Reports of runs that have no verdict, each with the place of the one that it gets."""
         if jobs == 1 or len(runs) < 2:
             frozen = Frozen(self.manifests)
-            yield from (self.report(run, frozen) for run in runs)
+            yield from (self.report(*run, frozen) for run in runs)
             return
         # Forked workers would inherit the locks of Arrow's threads.
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(jobs, len(runs)), context, _start, (self,)) as pool:
             yield from pool.map(_work, runs, chunksize=4)
 
-    def report(self, run: Path, frozen: Frozen) -> Report:
-        """One run's report, kept or made."""
-        kept = self._kept(run)
-        if kept and (report := _read_verdict(kept, run)):
-            return report
+    def report(self, run: Path, place: Path | None, frozen: Frozen) -> Report:
+        """One run's report, whose verdict is kept in `place`."""
         report = validate_run(run, self.suite, self.manifests, self.intervals, frozen)
         # A run that changed under our eyes gets no verdict that would outlive this one.
-        if kept and kept == self._kept(run):
-            write_json(kept, {"run": str(run), **_verdict(report)})
+        if place and place.stem == self._key(run):
+            write_json(place, {"run": str(run), **_verdict(report)})
         return report
 
-    def _kept(self, run: Path) -> Path | None:
+    def _places(self, runs: Sequence[Path], jobs: int) -> list[Path | None]:
+        """Where the verdict of each run is kept; None where none are."""
         if self.verdicts is None:
-            return None
+            return [None] * len(runs)
+        # Nearly all of the time goes into hashing, which lets other threads run.
+        with ThreadPoolExecutor(jobs) as threads:
+            return [self.verdicts / key[:2] / f"{key}.json" for key in threads.map(self._key, runs)]
+
+    def _key(self, run: Path) -> str:
+        """The hash of all that decides a verdict."""
+        return digest([self._setting, str(run), _contents(run)])
+
+    @cached_property
+    def _setting(self) -> str:
+        """What decides verdicts beside the runs."""
         intervals = "drawn" if callable(self.intervals) else self.intervals
-        key = digest([_code(), _suite_key(self.suite), str(self.manifests), intervals, str(run), _contents(run)])
-        return self.verdicts / key[:2] / f"{key}.json"
+        return digest([_code(), _suite_key(self.suite), str(self.manifests), intervals])
 
 
 def _contents(run: Path) -> list[list[str]]:
@@ -145,6 +161,6 @@ def _start(validator: Validator) -> None:
     _worker = validator, Frozen(validator.manifests)
 
 
-def _work(run: Path) -> Report:
+def _work(run: tuple[Path, Path | None]) -> Report:
     validator, frozen = _worker
-    return validator.report(run, frozen)
+    return validator.report(*run, frozen)

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vlmed.metrics.classification import Classified
+from vlmed.metrics.classification import Classified, Counts, Indices
 from vlmed.metrics.intervals import Estimate
 from vlmed.metrics.table import METRICS, Samples, evaluate_samples, metrics_named, values_of
 from vlmed.metrics.vqa import OPEN
@@ -23,6 +22,10 @@ _DRAWS = 1000
 _SEED = 0
 # A metric of fewer samples says more about chance than about a subgroup.
 _SMALLEST_SUBGROUP = 20
+# Parts that are scored together; their counts take memory.
+_TOGETHER = 32
+_Known = Mapping[str, Mapping[str, Estimate]]  # prefix -> name -> estimate
+_Members = dict[str, list[int]]  # value -> samples
 _NO_ROW = Row("", "", "", "", "")
 _NOTHING = {"value": None, "low": None, "high": None, "undefined": "no sample is left"}
 # What stands beside a task's own metrics. Published results hold exactly these, so that the lists may never change.
@@ -65,19 +68,21 @@ def score(
     Raises:
         InputError: A prediction is not one of its kind, or a target is out of range; names the row.
     """
-    everything = np.ones(len(predictions.sample_ids), bool)
-    rows = None if frozen is None else [frozen.get(name, _NO_ROW) for name in predictions.sample_ids]
-    clean = None if rows is None else np.array([not row.leaks for row in rows], bool)
+    names = predictions.sample_ids
+    rows = None if frozen is None else [frozen.get(name, _NO_ROW) for name in names]
+    clean = None if rows is None else np.flatnonzero([not row.leaks for row in rows])
+    parts: dict[str, Indices | None] = {"all": np.arange(len(names)), "clean": clean}
+    present = {part: chosen for part, chosen in parts.items() if chosen is not None and len(chosen)}
+    known = (_with_intervals if intervals else _without_intervals)(task, predictions, present)
     return {
         "n": {
-            "all": len(predictions.sample_ids),
-            "clean": None if clean is None else int(clean.sum()),
+            "all": len(names),
+            "clean": None if clean is None else len(clean),
             "groups": len(set(predictions.groups)),
             **_answer_counts(predictions),
         },
         "metrics": {
-            "all": _metrics(task, predictions, everything, intervals),
-            "clean": None if clean is None else _metrics(task, predictions, clean, intervals),
+            part: None if chosen is None else _metrics(task, known.get(part)) for part, chosen in parts.items()
         },
         "subgroups": None if rows is None else _subgroups(task, predictions, rows),
         "prompt_sensitivity": _prompt_sensitivity(task, predictions),
@@ -92,22 +97,58 @@ def _answer_counts(predictions: Predictions) -> dict[str, int]:
     return {"open": opened, "closed": len(answered) - opened, "unparsed": answered.n_unparsed}
 
 
-def _metrics(task: Task, predictions: Predictions, chosen: NDArray[np.bool_], intervals: bool) -> dict[str, Any]:
-    names = [*task.metrics, *(name for name in _FURTHER[task.kind] if name not in task.metrics)]
-    if not chosen.any():
-        return {prefix + name: dict(_NOTHING) for prefix in _PREFIXES[task.kind] for name in names}
-    groups = np.asarray(predictions.groups)[chosen]
-    estimates = {
-        prefix: evaluate_samples(names, samples, groups, _DRAWS, _SEED) if intervals else _values(names, samples)
-        for prefix, samples in predictions.samples(chosen).items()
+def _metrics(task: Task, known: _Known | None) -> dict[str, Any]:
+    """The metrics of a part, for JSON; without any, of a part that holds no sample."""
+    return {
+        prefix + name: _estimate(known[prefix][name]) if known else dict(_NOTHING)
+        for prefix in _PREFIXES[task.kind]
+        for name in _names(task)
     }
-    return {prefix + name: _estimate(known[name]) for prefix, known in estimates.items() for name in names}
 
 
-def _values(names: Sequence[str], samples: Samples) -> dict[str, Estimate]:
-    once = np.ones((len(samples), 1), np.int32)
-    values = values_of(metrics_named(names), samples, once)[:, 0]
-    return {name: Estimate(_defined(value)) for name, value in zip(names, values, strict=True)}
+def _names(task: Task) -> list[str]:
+    return [*task.metrics, *(name for name in _FURTHER[task.kind] if name not in task.metrics)]
+
+
+def _with_intervals(task: Task, predictions: Predictions, parts: Mapping[str, Indices]) -> dict[str, _Known]:
+    names, groups = _names(task), np.asarray(predictions.groups)
+    return {
+        part: {
+            prefix: evaluate_samples(names, samples, groups[chosen], _DRAWS, _SEED)
+            for prefix, samples in predictions.samples(chosen).items()
+        }
+        for part, chosen in parts.items()
+    }
+
+
+def _without_intervals(task: Task, predictions: Predictions, parts: Mapping[str, Indices]) -> dict[str, _Known]:
+    names = _names(task)
+    return {
+        part: {prefix: dict(zip(names, map(Estimate, each), strict=True)) for prefix, each in values.items()}
+        for part, values in zip(parts, _values(names, predictions, list(parts.values())), strict=True)
+    }
+
+
+def _values(
+    names: Sequence[str], predictions: Predictions, parts: Sequence[Indices]
+) -> Iterator[dict[str, list[float | None]]]:
+    """The metrics of each part, keyed by prefix.
+
+    To a metric a part is one more draw of the samples: so whatever it sorts is sorted once for many parts.
+    """
+    for start in range(0, len(parts), _TOGETHER):
+        some = parts[start : start + _TOGETHER]
+        rows = np.unique(np.concatenate(some))
+        draws = [np.bincount(np.searchsorted(rows, part), minlength=len(rows)) for part in some]
+        counts = np.stack(draws, axis=1).astype(np.int32)
+        values = {prefix: _values_of(names, samples, counts) for prefix, samples in predictions.samples(rows).items()}
+        yield from ({prefix: of_parts[index] for prefix, of_parts in values.items()} for index in range(len(some)))
+
+
+def _values_of(names: Sequence[str], samples: Samples, counts: Counts) -> list[list[float | None]]:
+    """Each metric of each draw of counts (N, B), by draw; None where it is undefined."""
+    values = values_of(metrics_named(names), samples, counts)
+    return [[None if np.isnan(value) else value for value in of_draw] for of_draw in values.T.tolist()]
 
 
 def _estimate(estimate: Estimate) -> dict[str, Any]:
@@ -117,23 +158,40 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
 
 def _subgroups(task: Task, predictions: Predictions, rows: Sequence[Row]) -> dict[str, Any]:
     """The main metric of every subgroup that is large enough, the worst of them, and its distance to the best."""
-    members: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
-    for index, row in enumerate(rows):
-        for name, value in _labels(predictions, index, row):
-            members[name][value].append(index)
+    members = _members(predictions, rows)
+    large = {
+        (name, value): np.array(chosen)
+        for name, values in members.items()
+        for value, chosen in values.items()
+        if len(chosen) >= _SMALLEST_SUBGROUP
+    }
+    scored = _values([task.main_metric], predictions, list(large.values()))
+    metric = {place: values[""][0] for place, values in zip(large, scored, strict=True)}
     return {
-        name: _fairness(task, {value: _value(task, predictions, chosen) for value, chosen in values.items()}, values)
+        name: _fairness(task, {value: metric.get((name, value)) for value in values}, values)
         for name, values in members.items()
     }
 
 
-def _labels(predictions: Predictions, index: int, row: Row) -> Iterator[tuple[str, str]]:
+def _members(predictions: Predictions, rows: Sequence[Row]) -> dict[str, _Members]:
+    """The samples of every value of every field."""
+    claimed = predictions.question_types if isinstance(predictions, AnswerPredictions) else [""] * len(rows)
+    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, (row, question_type) in enumerate(zip(rows, claimed, strict=True)):
+        alike[row.subgroups, question_type].append(index)
+    members: dict[str, _Members] = defaultdict(lambda: defaultdict(list))
+    for labels, indices in alike.items():
+        for name, value in _labels(*labels):
+            members[name][value] += indices
+    return members
+
+
+def _labels(subgroups: str, question_type: str) -> Iterator[tuple[str, str]]:
     """The fields of a sample and its values there."""
-    frozen = [pair.partition("=") for pair in row.subgroups.split(";") if pair]
+    frozen = [pair.partition("=") for pair in subgroups.split(";") if pair]
     yield from ((name, value) for name, _, value in frozen)
-    claimed = predictions.question_types[index] if isinstance(predictions, AnswerPredictions) else ""
-    if claimed and "question_type" not in (name for name, _, _ in frozen):
-        yield "question_type", claimed
+    if question_type and "question_type" not in (name for name, _, _ in frozen):
+        yield "question_type", question_type
 
 
 def _fairness(task: Task, metric: Mapping[str, float | None], members: Mapping[str, list[int]]) -> dict[str, Any]:
@@ -145,24 +203,16 @@ def _fairness(task: Task, metric: Mapping[str, float | None], members: Mapping[s
     return {"metric": task.main_metric, "values": values, "worst": worst, "gap": _rounded(gap)}
 
 
-def _value(task: Task, predictions: Predictions, chosen: Sequence[int]) -> float | None:
-    if len(chosen) < _SMALLEST_SUBGROUP:
-        return None
-    return _main_metric(task, predictions.samples(chosen)[""])
-
-
-def _main_metric(task: Task, samples: Samples) -> float | None:
-    return _values([task.main_metric], samples)[task.main_metric].value
-
-
 def _prompt_sensitivity(task: Task, predictions: Predictions) -> dict[str, Any] | None:
     """How the main metric moves when one template stands for the whole ensemble."""
     if not isinstance(predictions, ClassificationPredictions) or not predictions.by_template.shape[1]:
         return None
-    ensemble, *values = (
-        _main_metric(task, Classified(probabilities, predictions.targets))
+    once = np.ones((len(predictions.targets), 1), np.int32)
+    [[ensemble]], *others = (
+        _values_of([task.main_metric], Classified(probabilities, predictions.targets), once)
         for probabilities in (predictions.probabilities, *predictions.by_template.swapaxes(0, 1))
     )
+    values = [value for [[value]] in others]
     defined = [number for number in values if number is not None]
     return {
         "metric": task.main_metric,
@@ -170,10 +220,6 @@ def _prompt_sensitivity(task: Task, predictions: Predictions) -> dict[str, Any] 
         "templates": [_rounded(number) for number in values],
         "spread": _rounded(max(defined) - min(defined)) if defined else None,
     }
-
-
-def _defined(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _rounded(number: float | None) -> float | None:

@@ -15,6 +15,7 @@ from vlmed.results.claims import Claims
 from vlmed.results.columns import LARGEST_FILE
 from vlmed.results.frozen import Frozen
 from vlmed.results.predictions import AnswerPredictions, Predictions, parse_predictions
+from vlmed.results.proof import plainly_right
 from vlmed.results.score import DIGITS, score
 from vlmed.suite.manifest import Manifest
 from vlmed.suite.methods import METHODS
@@ -59,9 +60,7 @@ class UnitCheck:
         if predictions is None:
             return
         file = str(self.folder / self.claim["predictions"]["file"])
-        asked = self.frozen.questions(task) if manifest else None
-        test = self.frozen.test(task) if manifest else None
-        problems = list(_first(Claims(task, predictions, file).problems(manifest, asked, test), file))
+        problems = list(_first(self._claim_problems(task, predictions, manifest, file), file))
         self.problems += problems
         self._warn_of_text(task, predictions)
         self._check_scores(task, predictions, manifest, sound=not problems)
@@ -118,6 +117,15 @@ class UnitCheck:
         if len(predictions.sample_ids) != claim["rows"]:
             self._say("another number of rows", ".predictions.rows", len(predictions.sample_ids), claim["rows"])
         return predictions
+
+    def _claim_problems(
+        self, task: Task, predictions: Predictions, manifest: Manifest | None, file: str
+    ) -> Iterable[Problem]:
+        asked = self.frozen.questions(task) if manifest else None
+        test = self.frozen.test(task) if manifest else None
+        if test and plainly_right(task, predictions, test):
+            return ()
+        return Claims(task, predictions, file).problems(manifest, asked, test)
 
     def _warn_of_text(self, task: Task, predictions: Predictions) -> None:
         access = task.dataset.access

@@ -71,6 +71,7 @@ class HubServer:
         token: Opens gated repositories.
         faults: What goes wrong next.
         after_information: Called after each answer about a repository, as if somebody pushed just then.
+        closed: Organisations to which the token may not write.
     """
 
     def __init__(self, token: str = "hf_test") -> None:
@@ -82,6 +83,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.pull_requests: list[dict[str, bytes]] = []
         self.requests: list[str] = []
+        self.closed: set[str] = set()
         self._stopped = False
         self._server = _Server(self)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -110,13 +112,19 @@ class HubServer:
     ) -> str:
         """Commit a folder's files, and more, to `main`, and to a tag if one is given; returns the 40-hex commit."""
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        files |= more or {}
+        commit = self.commit(repository, files | (more or {}))
+        entry = self.repositories[repository]
+        entry.gated = entry.gated or gated
+        entry.refs |= {tag: commit} if tag else {}
+        return commit
+
+    def commit(self, repository: str, files: dict[str, bytes]) -> str:
+        """Commit files to `main`; a Space's name begins with `spaces/`."""
         entry = self.repositories.setdefault(repository, Repository())
         content = "".join(f"{name} {_sha1(data)}\n" for name, data in sorted(files.items()))
         commit = _sha1(f"{repository} {len(entry.commits)}\n{content}".encode())
-        entry.gated = entry.gated or gated
         entry.commits[commit] = files
-        entry.refs |= {"main": commit} | ({tag: commit} if tag else {})
+        entry.refs["main"] = commit
         return commit
 
     def environment(self, cache: Path) -> dict[str, str]:
@@ -188,9 +196,15 @@ class _Handler(BaseHTTPRequestHandler):
         path, self.fault = urlsplit(self.path), Fault("")
         self.hub.requests.append(f"POST {path.path}")
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        match = re.fullmatch(r"/api/datasets/(.+?)/(preupload|commit)/main", path.path)
+        match = re.fullmatch(r"/api/(?:datasets/)?(.+?)/(preupload|commit)/main", path.path)
         if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self._refuse(401, "Unauthorized", "Invalid credentials")
+        elif path.path == "/api/repos/create":
+            self._create(json.loads(body))
+        elif path.path == "/api/validate-yaml":
+            known = {"static", "docker", "gradio"}
+            wrong = not any(f"\nsdk: {sdk}\n" in json.loads(body)["content"] for sdk in known)
+            self._json({"errors": [{"message": '"sdk" must be one of these'}] if wrong else [], "warnings": []})
         elif not match or match[1] not in self.hub.repositories:
             self._refuse(404, "RepoNotFound", "Repository not found")
         elif match[2] == "preupload":
@@ -202,8 +216,35 @@ class _Handler(BaseHTTPRequestHandler):
             place = f"{self.hub.url}/datasets/{match[1]}"
             pull = f"{place}/discussions/{len(self.hub.pull_requests)}"
             self._json({"commitUrl": f"{place}/commit/{'f' * 40}", "commitOid": "f" * 40, "pullRequestUrl": pull})
+        elif match[1].startswith("spaces/"):
+            self._commit_to_space(match[1], [json.loads(line) for line in body.splitlines()])
         else:
             self._refuse(403, "Forbidden", "only pull requests")
+
+    def _create(self, wanted: dict[str, Any]) -> None:
+        """A Space, which begins with two files of the Hub's own."""
+        name = f"spaces/{wanted['organization']}/{wanted['name']}"
+        if wanted["organization"] in self.hub.closed:
+            self._refuse(403, "Forbidden", f"You don't have the rights to create a space under {name}")
+        elif name in self.hub.repositories:
+            answer = {"error": "You already created this space repo", "url": f"{self.hub.url}/{name}"}
+            self._send(409, json.dumps(answer).encode())
+        else:
+            assert (wanted["type"], wanted["sdk"]) == ("space", "static")
+            self.hub.commit(name, {"README.md": b"---\nsdk: static\n---\n", ".gitattributes": b"*.bin filter=lfs\n"})
+            self._json({"url": f"{self.hub.url}/{name}"})
+
+    def _commit_to_space(self, name: str, lines: list[dict[str, Any]]) -> None:
+        repository = self.hub.repositories[name]
+        files = dict(repository.commits[repository.refs["main"]])
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "deletedFile":
+                del files[value["path"]]
+        commit = self.hub.commit(name, files)
+        self._json({"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit})
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass

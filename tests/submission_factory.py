@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from vlmed.files import write_json
+from vlmed.files import read_json, write_json
 from vlmed.hashing import file_hash, target_digest
 from vlmed.metrics.retrieval import retrieve
 from vlmed.results.predictions import (
@@ -395,3 +395,17 @@ def wrong(index: int) -> str:
     """A wrong answer to a question, or none."""
     refusal = "I am sorry, but I cannot answer that."
     return refusal if index % 4 == 0 else "a foreign body" if index % 3 == 0 else f"not {question(index).target}"
+
+
+def add_audit(run: Path, *, name: str = "2026-11-22-1", differing: int = 0, **more: Any) -> Path:
+    """An audit of every unit of a run, which confirms it where no sample differs."""
+    units = [unit["unit"] for unit in read_json(run / "result.json")["units"]]
+    verdict = "contradicted" if differing else "confirmed"
+    numbers = {"compared": 64, "differing": differing, "largest_difference": 0.001, "tolerance": 0.02, "allowed": 0}
+    write_json(run / "audits" / f"{name}.json", {
+        "schema_version": 1, "auditor": "Ada, vlmed", "date": "2026-11-22", "vlmed_version": "0.1.0",
+        "result": file_hash(run / "result.json"), "seed": 1, "samples": 64,
+        "units": [{"unit": unit, **numbers, "verdict": verdict, "reason": ""} for unit in units],
+        "environment": {"python": "3.11"}, "verdict": verdict, **more,
+    })  # fmt: skip
+    return run

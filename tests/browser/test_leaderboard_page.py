@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from submission_factory import LORA, World
+from submission_factory import LORA, World, add_audit
 from vlmed.leaderboard.build import build
 
 pytestmark = pytest.mark.browser
@@ -27,7 +27,9 @@ def site(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("browser") / "world")
     tasks = ("chest", "organ", "waiting", "minor", "phantom_side")
     for name, skill in (("alpha", 0.7), ("beta", 2.5), ("gamma-10", 0.4), ("gamma-9", 1.2)):
-        world.add(name, skill, tasks=tasks)
+        run = world.add(name, skill, tasks=tasks)
+        if name == "beta":
+            add_audit(run)
     world.blind("blank", "beta", 0.1, tasks=("chest",))
     for share in (0.1, 1):
         world.add("beta", 2 * share, run=f"probe-{share}", tracks=("linear_probe",), fraction=share, seeds=(0, 1))
@@ -300,7 +302,20 @@ def test_the_keyboard_reaches_everything(page, opened, overview):
     wanted = {"Skip to the results", "Overview", "search", "controls", "theme", "Rank", "result", "predictions"}
     assert wanted <= reached_by_tab(page, 100)
     page = opened(overview)
-    wanted = {"track", "task", "modality", "domain", "size", "seen", "search", "verified", "reset", "Place", "beta"}
+    wanted = {
+        "track",
+        "task",
+        "modality",
+        "domain",
+        "size",
+        "seen",
+        "search",
+        "frozen",
+        "verified",
+        "reset",
+        "Place",
+        "beta",
+    }
     assert wanted <= reached_by_tab(page, 45)
 
 
@@ -322,7 +337,7 @@ def test_every_choice_narrows_the_overview_and_its_link_restores_the_view(opened
     assert set(board(page)) == {"alpha", "beta", "gamma-9", "gamma-10"}
     assert page.locator("#board svg[role=img]").count() == 4
     page.locator("#task").select_option("")
-    page.locator("#verified").check()
+    page.locator("#frozen").check()
     assert page.locator("#board thead button", has_text="waiting").count() == 0
     page.locator("#search").fill("gamma")
     page.get_by_text("Columns").click()
@@ -333,10 +348,39 @@ def test_every_choice_narrows_the_overview_and_its_link_restores_the_view(opened
     table, link = page.locator("#board").inner_html(), page.url
     again = opened(link)
     assert again.locator("#board").inner_html() == table
-    assert again.locator("#verified").is_checked()
+    assert again.locator("#frozen").is_checked()
     again.locator("#reset").click()
     assert again.locator("#status").text_content() == "6 of 6 models"
     again.wait_for_url(overview)
+
+
+def test_only_what_an_audit_confirmed_can_be_shown(opened, overview):
+    page = opened(overview)
+    page.locator("#verified").check()
+    assert board(page) == ["beta"]
+    page.wait_for_url("**#verified=1")
+    assert board(opened(page.url)) == ["beta"]
+    page.get_by_role("link", name="beta").first.click()
+    assert page.locator("#audits ~ .scroll tbody tr").count() == 5
+    assert page.locator(".evidence .verified").count() == 5
+
+
+def test_a_models_page_draws_confusion_and_calibration(opened, site):
+    page = opened((site / "models/lab__beta.html").as_uri())
+    assert page.locator(".outcome").count() == 6
+    assert page.locator(".outcome[open] .confusion").is_visible()
+    closed = page.locator(".outcome", has_text="Organ")
+    closed.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert closed.locator(".confusion td").count() == 12
+    points = closed.locator("circle").count()
+    closed.get_by_text("Table", exact=True).click()
+    assert closed.locator("figure tbody tr:visible").count() == points > 0
+    chart = closed.locator(".reliability").bounding_box()
+    for dot in closed.locator("circle").all():
+        box = dot.bounding_box()
+        assert chart["x"] <= box["x"] <= box["x"] + box["width"] <= chart["x"] + chart["width"]
+        assert chart["y"] <= box["y"] <= box["y"] + box["height"] <= chart["y"] + chart["height"]
 
 
 @pytest.mark.parametrize(
@@ -381,21 +425,89 @@ def test_an_address_with_a_section_is_left_as_it_is(opened, overview):
     page.wait_for_url("**/index.html#search=beta")
 
 
+def compared(page):
+    """Model, score, difference with its interval, and verdict of every line."""
+    rows = page.locator("#differences tbody tr:not(.group)")
+    return rows.evaluate_all("rows => rows.map(row => [...row.cells].map(cell => cell.textContent))")
+
+
 def test_compare_shows_paired_differences_and_its_link_restores_them(opened, site):
-    page = opened((site / "compare.html").as_uri() + "#a=lab/beta&b=lab/gamma-10")
-    first = page.locator("#differences tr").first
-    numbers = re.findall(r"[+−]\d\.\d{3}", first.locator("td").nth(4).text_content())
-    value, low, high = (float(text.replace("−", "-")) for text in numbers)
-    assert low < value < high
-    scores = [float(first.locator("td").nth(index).text_content()) for index in (2, 3)]
-    assert value == pytest.approx(scores[0] - scores[1], abs=0.0011)
-    assert first.locator("td").last.text_content() == "beta"
-    assert page.locator("#differences tr").count() == 4
-    page.locator("#swap").click()
-    page.wait_for_url("**/compare.html#a=lab%2Fgamma-10&b=lab%2Fbeta")
-    assert first.locator("td").nth(4).text_content().startswith(f"−{value:.3f}")
-    page.locator("#second").select_option(label="adapted (lab)")
-    assert page.locator("#status").text_content().startswith("1 result in common")
+    page = opened((site / "compare.html").as_uri() + "#models=lab/gamma-10,lab/beta,lab/alpha")
+    rows = compared(page)
+    assert [row[0] for row in rows] == ["beta", "alpha"] * 4
+    for row, title in zip(rows[::2], page.locator("#differences .group").all_text_contents(), strict=True):
+        value, low, high = (float(text.replace("−", "-")) for text in re.findall(r"[+−]\d\.\d{3}", row[2]))
+        assert low < value < high
+        base = float(re.search(r"gamma-10 (\d\.\d{3})", title)[1])
+        assert value == pytest.approx(float(row[1][:5]) - base, abs=0.0011)
+        assert row[4] in ("better", "no")
+    page.locator("#reference").select_option(label="lab/beta")
+    page.wait_for_url("**/compare.html#models=lab%2Fbeta%2Clab%2Fgamma-10%2Clab%2Falpha")
+    assert compared(page)[0][2].startswith("−")
+    table, link = page.locator("#differences").inner_html(), page.url
+    assert opened(link).locator("#differences").inner_html() == table
+
+
+def test_compare_adds_and_removes_models_by_keyboard(opened, site):
+    page = opened((site / "compare.html").as_uri() + "#models=lab/beta,lab/alpha")
+    page.locator("#add").focus()
+    page.keyboard.type("lab/gamma-9")
+    page.keyboard.press("Enter")
+    page.keyboard.type("adapted")
+    page.keyboard.press("Enter")
+    assert page.locator("#chosen li bdi").all_text_contents() == ["lab/alpha", "lab/gamma-9", "lab/adapted"]
+    assert page.locator("#sum tr").count() == 3
+    assert page.locator("#sum tr", has_text="adapted").locator("td").last.text_content() == "1"
+    page.get_by_role("button", name="Remove lab/alpha").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "add"
+    assert page.locator("#chosen li bdi").all_text_contents() == ["lab/gamma-9", "lab/adapted"]
+    page.keyboard.type("<b>nobody</b>")
+    page.keyboard.press("Enter")
+    assert "No ranked model is called “<b>nobody</b>”" in page.locator("#status").text_content()
+    for name in ("lab/gamma-9", "lab/adapted"):
+        page.get_by_role("button", name=f"Remove {name}").click()
+    assert page.locator("#status").text_content() == "Add a model to compare with."
+    assert page.locator("#differences").is_hidden()
+
+
+def test_compare_fits_a_phone(opened, site):
+    page = opened(
+        (site / "compare.html").as_uri() + "#models=lab/beta,lab/alpha", viewport={"width": 360, "height": 800}
+    )
+    wide = page.locator(".scroll:visible").evaluate_all("all => all.map(one => one.scrollWidth - one.clientWidth)")
+    assert wide == [0, 0]
+
+
+def test_compare_counts_what_is_told_apart(opened, site):
+    page = opened((site / "compare.html").as_uri() + "#models=lab/beta,lab/alpha,lab/gamma-10")
+    rows = compared(page)
+    for line in page.locator("#sum tr").all():
+        name, *counts = line.locator("th, td").all_text_contents()
+        verdicts = [row[4] for row in rows if row[0] == name]
+        assert [int(one) for one in counts] == [*map(verdicts.count, ("better", "worse", "no")), len(verdicts)]
+
+
+@pytest.mark.parametrize(
+    ("view", "models"),
+    [
+        ("a=lab/beta&b=lab/gamma-10", ["lab/gamma-10", "lab/beta"]),
+        ("models=lab/beta", ["lab/beta", "lab/gamma-9"]),
+        ("models=no/such,lab/beta,lab/beta,lab/adapted", ["lab/beta", "lab/adapted"]),
+    ],
+)
+def test_compare_takes_old_short_and_odd_links(opened, site, view, models):
+    page = opened((site / "compare.html").as_uri() + "#" + view)
+    assert [
+        page.locator("#reference option:checked").text_content(),
+        *page.locator("#chosen bdi").all_text_contents(),
+    ] == models
+
+
+def test_a_models_page_leads_to_its_comparison(opened, site):
+    page = opened((site / "models/lab__gamma-9.html").as_uri())
+    page.get_by_role("link", name="compare it").click()
+    assert page.locator("#reference option:checked").text_content() == "lab/gamma-9"
 
 
 def test_advice_follows_what_a_reader_has(opened, site):
@@ -428,7 +540,10 @@ def test_reported_numbers_are_marked(opened, site):
     assert page.locator(".heat caption .mark").all_text_contents() == ["as reported by the papers"] * 3
 
 
-@pytest.mark.parametrize("name", ["index.html", "tasks/chest-1.html", "models/lab__beta.html", "answers.html"])
+AXE = ["index.html", "tasks/chest-1.html", "models/lab__beta.html", "answers.html", "compare.html"]
+
+
+@pytest.mark.parametrize("name", AXE)
 def test_axe_finds_nothing_serious(opened, site, name):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     page = opened((site / name).as_uri(), viewport={"width": 1280, "height": 900})
@@ -469,7 +584,7 @@ def test_evidence_can_be_followed(opened, server):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["index.html", "tasks/chest-1.html", "answers.html", "compare.html"])
+@pytest.mark.parametrize("name", AXE)
 def test_text_has_enough_contrast(opened, site, name, scheme):
     page = opened((site / name).as_uri(), color_scheme=scheme)
     worst = page.evaluate(

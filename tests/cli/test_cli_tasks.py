@@ -37,7 +37,7 @@ def test_every_command_is_known_to_these_tests() -> None:
     assert {"tasks show", "data verify", "run", "validate", "submit", "leaderboard build", "demo"} <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "tasks"])
+@pytest.mark.parametrize("command", [*COMMANDS, "data", "fingerprint", "models", "submissions", "tasks"])
 def test_every_help_has_an_example(vlmed: Vlmed, command: str) -> None:
     said = vlmed(*command.split(), "--help")
     assert said.code == 0

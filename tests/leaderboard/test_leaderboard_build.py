@@ -304,7 +304,7 @@ def test_calibration_rank_and_gain_are_columns(tmp_path):
     rows = pq.read_table(site(world).page.parent / "data/results.parquet").to_pylist()
     b = next(row for row in rows if (row["model"], row["metric"], row["samples"]) == ("b", "ece", "clean"))
     assert (b["calibration_error"], b["rank_low"], b["rank_high"]) == (b["value"], 1, 1)
-    assert (b["gain_over"], b["controls_missing"], b["verified"]) == ("majority", "blank swapped", 1)
+    assert (b["gain_over"], b["controls_missing"], b["frozen"], b["verified"]) == ("majority", "blank swapped", 1, 0)
     a = next(row for row in rows if row["model"] == "a")
     assert a["worst_subgroup"].split("=")[0] in ("organ", "question_type")
     assert a["subgroup_gap"] > 0

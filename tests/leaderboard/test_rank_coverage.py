@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlmed.leaderboard.seeds import draws_of_mean
-from vlmed.leaderboard.separate import metric_reaches, p_of_reaches, rank_intervals
+from vlmed.leaderboard.separate import Basis, metric_reaches, p_of_reaches, rank_intervals
 from vlmed.metrics.classification import Classified
 from vlmed.metrics.inputs import number_groups
 from vlmed.metrics.intervals import bootstrap
@@ -41,7 +41,8 @@ def simulate(random, truth, groups, per_group, seeds, seed_spread):
             lambda counts, of=of_model: np.stack([ACCURACY.function(one, counts) for one in of]), numbered, 100
         )
         draws.append(draws_of_mean(drawn, range(seeds)))
-    reach = metric_reaches(ACCURACY, np.stack(draws), samples, number_groups(members, len(members)))
+    basis = Basis.of(ACCURACY, samples, number_groups(members, len(members)))
+    reach = metric_reaches(ACCURACY, np.stack(draws), basis)
     return rank_intervals(np.array(values), p_of_reaches(np.array(values), reach), True)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vlmed.leaderboard.separate import holm, metric_reaches, p_of_reaches, p_values, rank_intervals, separated
+from vlmed.leaderboard.separate import Basis, holm, metric_reaches, p_of_reaches, p_values, rank_intervals, separated
 from vlmed.metrics.classification import Classified
 from vlmed.metrics.compare import compare_metrics
 from vlmed.metrics.inputs import number_groups
@@ -93,7 +93,7 @@ def metric_p(name, samples, members, draws=200):
     once = np.ones((len(members), 1), np.int32)
     values = np.array([metric.function(model, once)[0] for model in samples])
     drawn = bootstrap(lambda counts: np.stack([metric.function(model, counts) for model in samples]), members, draws)
-    return p_of_reaches(values, metric_reaches(metric, drawn, samples[0], members))
+    return p_of_reaches(values, metric_reaches(metric, drawn, Basis.of(metric, samples[0], members)))
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)

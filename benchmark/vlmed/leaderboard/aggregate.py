@@ -7,6 +7,7 @@ narrow the bounds, and leaving one out never lifts anybody; nor is what is missi
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def standings(tables: Sequence[Table]) -> list[Standing]:
     """All models that have a rank in one of the tables, those with the best worse bound first."""
     ranked = [{(row.entry.org, row.entry.model): row for row in table.models if row.rank} for table in tables]
     names = sorted({name for rows in ranked for name in rows})
-    found = [_standing(name, tables, ranked) for name in names]
+    known = any(row.gain and row.gain.share is not None for table in tables for row in table.models)
+    found = [_standing(name, ranked, known) for name in names]
     placed = [
         Standing(one.name, one.run, one.tasks, one.rank, one.gain, place)
         for one, place in zip(found, _places([one.rank for one in found]), strict=True)
@@ -63,14 +65,13 @@ def standings(tables: Sequence[Table]) -> list[Standing]:
     return sorted(placed, key=lambda one: (one.rank[1], one.rank[0], one.name))
 
 
-def _standing(name: Name, tables: Sequence[Table], ranked: Sequence[Mapping[Name, Row]]) -> Standing:
+def _standing(name: Name, ranked: Sequence[Mapping[Name, Row]], known: bool) -> Standing:
     rows = [of_task.get(name) for of_task in ranked]
     ranks = [_rank_bounds(row, len(of_task)) for row, of_task in zip(rows, ranked, strict=True)]
-    known = any(row.gain and row.gain.share is not None for table in tables for row in table.models)
     return Standing(
         name=name,
         run=sum(row is not None for row in rows),
-        tasks=len(tables),
+        tasks=len(ranked),
         rank=_mean(ranks),
         gain=_mean([gain_bounds(row) for row in rows]) if known else None,
     )
@@ -99,10 +100,5 @@ def _mean(bounds: Sequence[Bounds]) -> Bounds:
 
 def _places(bounds: Sequence[Bounds]) -> list[tuple[int, int]]:
     """For each mean rank: how many are surely better, and how many surely worse."""
-    return [
-        (
-            1 + sum(other[1] < mine[0] for other in bounds),
-            len(bounds) - sum(mine[1] < other[0] for other in bounds),
-        )
-        for mine in bounds
-    ]
+    lows, highs = (sorted(ends) for ends in zip(*bounds, strict=True)) if bounds else ([], [])
+    return [(1 + bisect_left(highs, low), bisect_right(lows, high)) for low, high in bounds]

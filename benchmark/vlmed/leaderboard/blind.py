@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,22 +53,38 @@ class Gain:
         return self.value is not None and not self.missing
 
 
-def gain(metric: str, row: Scored, controls: Iterable[Scored]) -> Gain:
-    """The gain of a model's score in `metric`, over the controls of the same task and track that are its own."""
-    own = [control for control in controls if control.value is not None and _is_own(control.entry, row.entry)]
-    missing = tuple(name for name in BLIND if name not in {control_kind(control.entry) for control in own})
-    if not own or row.value is None:
-        return Gain(None, None, "", None, missing)
-    sign = direction(metric)
-    best = max(own, key=lambda control: (sign * (control.value or 0.0), control.entry.path))
-    assert best.value is not None
-    return Gain(
-        value=round(sign * (row.value - best.value), 6),
-        share=share_of_way(metric, row.value, best.value),
-        control=control_kind(best.entry),
-        score=best.value,
-        missing=missing,
-    )
+@dataclass(frozen=True)
+class Controls:
+    """The scored controls of a task and track, by the weights that they share with a model; those of all under None."""
+
+    of_weights: Mapping[Sequence[Any] | None, Sequence[Scored]]
+
+    @classmethod
+    def of(cls, rows: Iterable[Scored]) -> Controls:
+        """Sorts the rows of controls."""
+        found: dict[Sequence[Any] | None, list[Scored]] = defaultdict(list)
+        for row in rows:
+            kind = control_kind(row.entry)
+            if row.value is not None and kind in (*_SHARED, *BLIND):
+                found[None if kind in _SHARED else _weights(row.entry, kind)].append(row)
+        return cls(found)
+
+    def gain(self, metric: str, row: Scored) -> Gain:
+        """The gain of a model's score in `metric` over the controls that are its own."""
+        own = [*self.of_weights.get(None, ()), *self.of_weights.get(_weights(row.entry, ""), ())]
+        missing = tuple(name for name in BLIND if name not in {control_kind(control.entry) for control in own})
+        if not own or row.value is None:
+            return Gain(None, None, "", None, missing)
+        sign = direction(metric)
+        best = max(own, key=lambda control: (sign * (control.value or 0.0), control.entry.path))
+        assert best.value is not None
+        return Gain(
+            value=round(sign * (row.value - best.value), 6),
+            share=share_of_way(metric, row.value, best.value),
+            control=control_kind(best.entry),
+            score=best.value,
+            missing=missing,
+        )
 
 
 def share_of_way(metric: str, value: float, control: float) -> float | None:
@@ -92,13 +109,6 @@ def control_kind(entry: Entry) -> str:
     """
     ref = str(entry.result["model"]["ref"])
     return ref.removeprefix("control:").split("/")[0] if entry.control and ref.startswith("control:") else ""
-
-
-def _is_own(control: Entry, model: Entry) -> bool:
-    kind = control_kind(control)
-    if kind in _SHARED:
-        return True
-    return kind in BLIND and _weights(control, kind) == _weights(model, "")
 
 
 def _weights(entry: Entry, kind: str) -> Sequence[Any]:

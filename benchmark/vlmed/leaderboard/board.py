@@ -87,9 +87,16 @@ class Board:
         return None if task.pending else len(read_manifest(task, self.manifests).split("train"))
 
 
-def board(suite: Suite, submissions: Submissions, manifests: Path = FOLDER, find_card: FindCard = no_cards) -> Board:
-    """Rank all accepted runs and gather what stands of each model."""
-    tables = rank_tables(suite, submissions.entries, manifests, find_card)
+def board(
+    suite: Suite,
+    submissions: Submissions,
+    manifests: Path = FOLDER,
+    find_card: FindCard = no_cards,
+    kept: Path | None = None,
+    jobs: int = 1,
+) -> Board:
+    """Rank all accepted runs, as `rank_tables` does, and gather what stands of each model."""
+    tables = rank_tables(suite, submissions.entries, manifests, find_card, kept, jobs)
     models: dict[Name, Model] = {}
     for entry in submissions.entries:
         if not entry.control:

@@ -1,4 +1,4 @@
-"""The page that sets two models side by side; which two, the reader chooses in the browser."""
+"""The page that sets models side by side with a reference; which ones, the reader chooses in the browser."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from vlmed.leaderboard.blind import direction
 from vlmed.leaderboard.board import Board, Name
+from vlmed.leaderboard.contest import PAIRS
 from vlmed.leaderboard.html import data_block, render, task_page
 from vlmed.leaderboard.rank import Table
 from vlmed.metrics.table import METRICS
 
-LIMIT = 100  # models of a table of which all pairs are published; their number grows with the square
 _SCALE = 10_000  # reaches are published as whole numbers
 
 
@@ -26,7 +26,7 @@ def compare_page(board: Board) -> str:
         board=board,
         here="Compare",
         enough=len(data["models"]) > 1,
-        limit=LIMIT if any(table.differences and len(table.differences.rows) > LIMIT for table in board.tables) else 0,
+        limit=PAIRS if any(table.differences and len(table.differences.rows) > PAIRS for table in board.tables) else 0,
         data=data_block(data),
     )
 
@@ -50,7 +50,7 @@ def _table(table: Table, names: dict[Name, int]) -> dict[str, Any]:
     assert table.differences is not None
     sign = direction(table.task.main_metric)
     values = np.array([row.value for row in table.differences.rows])
-    order = np.argsort(-sign * values, kind="stable")[:LIMIT]
+    order = np.argsort(-sign * values, kind="stable")[:PAIRS]
     upper = np.triu_indices(len(order), k=1)
     reach = table.differences.reach[np.ix_(order, order)][upper]
     apart = table.differences.separated[np.ix_(order, order)][upper]

@@ -22,7 +22,8 @@ COLUMNS: Mapping[str, pa.DataType] = {
     "model": pa.string(), "run": pa.string(), "current": pa.int64(), "control": pa.int64(), "seed": pa.int64(),
     "fraction": pa.float64(), "samples": pa.string(), "metric": pa.string(), "value": pa.float64(),
     "low": pa.float64(), "high": pa.float64(), "n": pa.int64(), "revision": pa.string(), "adapter": pa.string(),
-    "adapter_revision": pa.string(), "contamination": pa.string(), "verified": pa.int64(),
+    "adapter_revision": pa.string(), "adapters_below": pa.string(), "contamination": pa.string(),
+    "frozen": pa.int64(), "verified": pa.int64(),
     "calibration_error": pa.float64(), "worst_subgroup": pa.string(), "subgroup_gap": pa.float64(),
     "rank_low": pa.int64(), "rank_high": pa.int64(), "gain": pa.float64(), "gain_over": pa.string(),
     "controls_missing": pa.string(), "training_cost": pa.float64(),
@@ -31,12 +32,13 @@ CSV_COLUMNS = tuple(COLUMNS)
 # How a spreadsheet tells a formula from a text, half and full width; OWASP, "CSV Injection".
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 _ROWS_PER_GROUP = 2**17
+_MODEL = ("ref", "name", "revision", "family", "kind", "parameters", "adapter", "adapters_below")
 
 
 def leaderboard_json(board: Board) -> dict[str, Any]:
     """Everything the tables show; `schemas/leaderboard.schema.json` describes it."""
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "suite": {"version": board.suite.version, "digest": board.digest},
         "tables": [_table(table) for table in board.tables],
         "standings": {
@@ -72,7 +74,8 @@ def result_rows(board: Board, find_card: FindCard = no_cards) -> list[tuple[Any,
             row = ranked.get(place) if current and unit["fraction"] == 1 else None
             task = board.suite.tasks[unit["task"]]
             verdict = seen[task.dataset.name]
-            lines.extend(_lines(board, entry, unit, current, [verdict, int(not task.pending)], row))
+            known = [verdict, int(not task.pending), int(unit["unit"] in entry.verified)]
+            lines.extend(_lines(board, entry, unit, current, known, row))
     return lines
 
 
@@ -107,7 +110,8 @@ def _lines(
     adapter = model["adapter"] or {"ref": "", "revision": ""}
     who = (board.suite.version, unit["task"], unit["track"], entry.org, entry.model, entry.run)
     what = (int(current), int(entry.control), unit["seed"], float(unit["fraction"]))
-    weights = (model["revision"], adapter["ref"], adapter["revision"], *known)
+    below = " ".join(f"{one['ref']}@{one['revision']}" for one in model.get("adapters_below", ()))
+    weights = (model["revision"], adapter["ref"], adapter["revision"], below, *known)
     standing = (*_subgroup(scores), *_standing(row), float(unit["cost"]["training"]))
     for part, metrics in sorted(scores["metrics"].items()):
         calibration = _calibration(metrics)
@@ -171,6 +175,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "control": row.entry.control,
         "rank": {"low": row.rank[0], "high": row.rank[1]} if row.rank else None,
         "note": row.note,
+        "verified": row.verified,
         "contamination": asdict(row.contamination) if row.contamination else None,
         "score": {
             "value": row.value,
@@ -179,7 +184,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
             "spread": row.spread(table.task.main_metric, table.part),
         },
         "gain": asdict(row.gain) if row.gain else None,
-        "model": {name: model[name] for name in ("ref", "name", "revision", "family", "kind", "parameters", "adapter")},
+        "model": {name: model[name] for name in _MODEL if name in model},
         "units": [
             {name: unit[name] for name in ("unit", "seed", "predictions", "scores", "cost")} for unit in row.units
         ],

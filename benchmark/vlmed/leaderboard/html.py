@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -27,14 +27,20 @@ def render(template: str, root: str, scripts: Sequence[str] = (), **values: Any)
         root: How one gets from the page's folder to the site's: empty or `../`.
         scripts: Files below `assets`, which run in this order after those of every page.
     """
-    style, script = _asset("site.css"), "\n".join(_asset(name) for name in ("theme.js", *scripts))
     page = _environment().get_template(template)
-    return page.render(policy=_policy(style, script), style=Markup(style), script=Markup(script), root=root, **values)
+    return page.render(**_inline(tuple(scripts)), root=root, **values)
 
 
 def data_block(value: Any) -> Markup:
     """JSON that may stand in a page: no text in it can close the element."""
     return Markup(json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).translate(_ESCAPES))
+
+
+@cache
+def _inline(scripts: tuple[str, ...]) -> Mapping[str, str]:
+    """What every page with these scripts holds."""
+    style, script = _asset("site.css"), "\n".join(_asset(name) for name in ("theme.js", *scripts))
+    return {"policy": _policy(style, script), "style": Markup(style), "script": Markup(script)}
 
 
 def _asset(name: str) -> str:
@@ -71,6 +77,7 @@ def _environment() -> Environment:
         "rank": span,
         "revision": short_revision,
         "task_page": task_page,
+        "croissant_file": croissant_file,
         "model_page": lambda entry: model_page(entry.org, entry.model),
     }
     return environment
@@ -83,6 +90,11 @@ def _metric(name: str) -> Metric:
 def task_page(task: Task) -> str:
     """Where a task's page lies in the site."""
     return f"tasks/{task.name}-{task.version}.html"
+
+
+def croissant_file(task: Task) -> str:
+    """Where a task's metadata lie in the site."""
+    return f"data/croissant/{task.name}-{task.version}.json"
 
 
 def model_page(org: str, model: str) -> str:

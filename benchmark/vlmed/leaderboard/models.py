@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from vlmed.leaderboard.audited import audits_of
 from vlmed.leaderboard.badges import model_badge_path
 from vlmed.leaderboard.board import Board, Model
 from vlmed.leaderboard.chart import Axis
 from vlmed.leaderboard.html import render
+from vlmed.leaderboard.outcomes import pictures
 from vlmed.leaderboard.overview import training_cost
 from vlmed.leaderboard.rank import ranked_part
 
@@ -16,6 +18,7 @@ from vlmed.leaderboard.rank import ranked_part
 def model_pages(board: Board) -> Iterator[tuple[str, str]]:
     """Path -> page, for every model that is no control."""
     for model in board.models.values():
+        entries = {entry.path: entry for entry in (*(row.entry for _, row in model.rows), model.entry)}
         yield (
             model.page,
             render(
@@ -28,6 +31,8 @@ def model_pages(board: Board) -> Iterator[tuple[str, str]]:
                 costs=[training_cost(row) for _, row in model.rows],
                 lines=list(_lines(board, model)),
                 subgroups=list(_subgroups(model)),
+                pictures=list(pictures(model)),
+                audits=audits_of(entries.values()),
                 badges=[model_badge_path(table, row) for table, row in model.rows if row.rank],
             ),
         )

@@ -65,7 +65,8 @@ def _page(board: Board, track: Track | None, pages: Mapping[str, str], root: str
 def overview_data(board: Board, track: Track) -> dict[str, Any]:
     """What the browser needs for one track: its tasks, and every model with a cell for each of them.
 
-    A cell is `[value, low, high, best rank, worst rank, gain, least gain, contamination]` or null. The same rules as
+    A cell is `[value, low, high, best rank, worst rank, gain, least gain, contamination,
+    verified]` or null. The same rules as
     `vlmed.leaderboard.aggregate` are applied in the browser to the tasks that a reader chose.
     """
     tables = board.comparable[track.id]
@@ -93,7 +94,7 @@ def _task(table: Table) -> dict[str, Any]:
         "modality": task.dataset.modality,
         "metric": METRICS[task.main_metric].title,
         "higher": METRICS[task.main_metric].higher_is_better,
-        "verified": not task.pending,
+        "frozen": not task.pending,
         "ranked": sum(row.rank is not None for row in table.models),
     }
 
@@ -118,7 +119,7 @@ def _cell(row: Row | None) -> list[Any] | None:
         return None
     low, high = gain_bounds(row) if row.gain and row.gain.share is not None else (None, None)
     seen = _STATUS.index(row.contamination.status) if row.contamination else 2
-    return [*map(_short, (row.value, row.low, row.high)), *row.rank, _short(high), _short(low), seen]
+    return [*map(_short, (row.value, row.low, row.high)), *row.rank, _short(high), _short(low), seen, int(row.verified)]
 
 
 def training_cost(row: Row) -> float:

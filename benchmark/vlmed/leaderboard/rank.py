@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmed.hashing import digest
-from vlmed.leaderboard.blind import Gain, gain
+from vlmed.leaderboard.blind import Controls, Gain
+from vlmed.leaderboard.confusion import Outcome
 from vlmed.leaderboard.contamination import FindCard, contamination, no_cards
+from vlmed.leaderboard.contest import Contest, Entrant, Ranks, decide
+from vlmed.leaderboard.draws import File
 from vlmed.leaderboard.read import Entry
-from vlmed.leaderboard.seeds import draws_of_mean, reach, spread
-from vlmed.leaderboard.separate import metric_reaches, p_of_reaches, rank_intervals, separated
+from vlmed.leaderboard.seeds import reach, spread
 from vlmed.leakage.contamination import Verdict
-from vlmed.metrics.classification import Counts, Values
-from vlmed.metrics.inputs import number_groups
-from vlmed.metrics.intervals import bootstrap
-from vlmed.metrics.table import METRICS, Samples
-from vlmed.results.predictions import read_predictions
-from vlmed.suite.manifest import FOLDER, read_manifest
+from vlmed.metrics.table import METRICS
+from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite, Task, Track
 
 Part = Literal["all", "clean"]
 Unit = Mapping[str, Any]
-DRAWS = 1000
 
 
 @dataclass
@@ -43,6 +38,7 @@ class Row:
         note: Why it is not ranked, or what else a reader must know.
         contamination: Whether the model may have seen the task's images in training; None for controls.
         gain: How far it stands above the best control that could not look at the image; None for controls.
+        outcome: Of a classification, the counts of its seeds added up; None for controls.
     """
 
     entry: Entry
@@ -54,6 +50,7 @@ class Row:
     note: str = ""
     contamination: Verdict | None = None
     gain: Gain | None = None
+    outcome: Outcome | None = None
 
     def metric(self, name: str, part: Part) -> float | None:
         """A metric's mean over seeds; None where any is undefined or the clean set is not known."""
@@ -93,6 +90,16 @@ class Row:
         metrics = [unit["scores"]["metrics"][part] for unit in self.units]
         return [known[name][end] if known else None for known in metrics]
 
+    @property
+    def verified(self) -> bool:
+        """Whether an audit confirmed every one of its units and none contradicted one."""
+        return self.entry.verified.issuperset(unit["unit"] for unit in self.units)
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether an audit contradicted any of its units; such a row is shown but never ranked."""
+        return not self.entry.contradicted.isdisjoint(unit["unit"] for unit in self.units)
+
     def n(self, part: Part) -> int | None:
         """Number of test samples."""
         count: int | None = self.units[0]["scores"]["n"][part]
@@ -104,9 +111,10 @@ class Differences:
     """What the paired tests of a table found.
 
     Attributes:
-        rows: The M ranked rows.
-        reach: (M, M), how far the 95 % interval of each difference of two scores reaches to either side; maybe inf.
-        separated: (M, M) bool, which differences are significant after the correction over all pairs.
+        rows: The M ranked rows, best first.
+        reach: (K, K), K = min(M, 100), how far the 95 % interval of each difference between the scores of the best K
+            reaches to either side; maybe inf.
+        separated: (K, K) bool, which differences are significant after the correction over all pairs of the M.
     """
 
     rows: Sequence[Row]
@@ -120,7 +128,7 @@ class Table:
 
     Attributes:
         part: The samples that decide: `clean`, or `all` while the manifest is pending.
-        models: Best first; what is undefined stands last.
+        models: Best first; what is undefined, or contradicted by an audit, stands last.
         controls: Reference rows, never ranked, best first.
         differences: Between the ranked models; None if none is ranked.
     """
@@ -144,22 +152,36 @@ class Table:
 
 
 def rank_tables(
-    suite: Suite, entries: Iterable[Entry], manifests: Path = FOLDER, find_card: FindCard = no_cards
+    suite: Suite,
+    entries: Iterable[Entry],
+    manifests: Path = FOLDER,
+    find_card: FindCard = no_cards,
+    kept: Path | None = None,
+    jobs: int = 1,
 ) -> list[Table]:
     """Every table that has a row, in the suite's order.
 
     Only units on the whole training split stand in a table. Of a model's runs the last one in natural order counts.
+
+    Args:
+        kept: Folder in which what follows from prediction files is looked up and kept.
+        jobs: Number of processes.
     """
     rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for (_, _, task, track, fraction), row in current_rows(entries).items():
         if fraction == 1:
             rows[task, track].append(row)
-    return [
-        _Ranking(task, track, manifests, find_card).table(rows[task.id, track.id])
+    scored = [
+        _scored(Table(task, track, ranked_part(task)), rows[task.id, track.id])
         for task in suite.tasks.values()
         for track in suite.tracks.values()
         if (task.id, track.id) in rows
     ]
+    _judge(scored, find_card)
+    contests = [_contest(table) for table in scored]
+    for table, ranks in zip(scored, decide(contests, manifests, kept, jobs), strict=True):
+        _settle(table, ranks)
+    return scored
 
 
 Place = tuple[str, str, str, str, float]
@@ -186,7 +208,7 @@ def score_row(row: Row, task: Task) -> None:
     part = ranked_part(task)
     row.value = row.metric(task.main_metric, part)
     row.low, row.high = row.interval(task.main_metric, part)
-    row.note = "" if row.value is not None else "undefined"
+    row.note = "undefined" if row.value is None else "contradicted by an audit" if row.contradicted else ""
 
 
 def ranked_part(task: Task) -> Part:
@@ -194,104 +216,70 @@ def ranked_part(task: Task) -> Part:
     return "all" if task.pending else "clean"
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """A unit on the samples that decide, in id order.
-
-    Attributes:
-        key: Digest of the samples, with their groups and claimed targets.
-    """
-
-    key: str
-    groups: Sequence[str]
-    samples: Samples
+def _scored(table: Table, rows: Sequence[Row]) -> Table:
+    """The table of these rows, scored and unranked, models in their order."""
+    for row in rows:
+        score_row(row, table.task)
+    table.models = [row for row in rows if not row.entry.control]
+    table.controls = _ordered(table.task, (row for row in rows if row.entry.control))
+    return table
 
 
-@dataclass(frozen=True)
-class _Ranking:
-    """The making of one table."""
-
-    task: Task
-    track: Track
-    manifests: Path
-    find_card: FindCard
-
-    def table(self, rows: Sequence[Row]) -> Table:
-        table = Table(self.task, self.track, ranked_part(self.task))
-        for row in rows:
-            score_row(row, self.task)
-            row.contamination = contamination(row.entry, self.task.dataset.name, self.find_card)
-        if self.task.ranked:
-            table.differences = self._rank([row for row in rows if row.value is not None and not row.entry.control])
-        table.models = self._ordered(row for row in rows if not row.entry.control)
-        table.controls = self._ordered(row for row in rows if row.entry.control)
-        for row in table.models:
-            row.gain = gain(self.task.main_metric, row, table.controls)
-        return table
-
-    def _rank(self, rows: Sequence[Row]) -> Differences | None:
-        """Give ranks to the rows that scored the samples that most did; a frozen manifest makes sure that all do.
-
-        It does not hold which questions are closed and what may be answered to them, so that here most votes decide.
-        """
-        scored = [[self._scored(row, unit) for unit in row.units] for row in rows]
-        keys = [_samples_key(seeds) for seeds in scored]
-        usual = max(Counter(keys).items(), key=lambda item: (bool(item[0]), item[1], item[0]), default=("", 0))[0]
-        paired = [index for index, key in enumerate(keys) if key and key == usual]
-        for row, key in zip(rows, keys, strict=True):
-            row.note = "" if key and key == usual else "scored other samples"
-        if not paired:
-            return None
-        return self._rank_paired([rows[index] for index in paired], [scored[index] for index in paired])
-
-    def _rank_paired(self, rows: Sequence[Row], scored: Sequence[Sequence[_Scored]]) -> Differences:
-        metric = METRICS[self.task.main_metric]
-        samples = [seed.samples for seeds in scored for seed in seeds]
-        members = number_groups(scored[0][0].groups, len(samples[0]))
-
-        def scores(counts: Counts) -> Values:
-            return np.stack([metric.function(seed, counts) for seed in samples])
-
-        of_seeds = np.split(bootstrap(scores, members, DRAWS), np.cumsum([len(row.units) for row in rows])[:-1])
-        draws = [
-            draws_of_mean(drawn, [unit["seed"] for unit in row.units])
-            for row, drawn in zip(rows, of_seeds, strict=True)
-        ]
-        values = np.array([row.value for row in rows])
-        reach = metric_reaches(metric, np.stack(draws), samples[0], members)
-        p = p_of_reaches(values, reach)
-        for row, rank in zip(rows, rank_intervals(values, p, metric.higher_is_better), strict=True):
-            row.rank = rank
-        return Differences(rows, reach, separated(p))
-
-    def _scored(self, row: Row, unit: Unit) -> _Scored:
-        predictions = read_predictions(row.entry.folder / unit["predictions"]["file"], self.task)
-        ids = predictions.sample_ids
-        order = [index for index in sorted(range(len(ids)), key=ids.__getitem__) if ids[index] not in self._leaking]
-        groups = [predictions.groups[index] for index in order]
-        key = digest([[ids[index] for index in order], groups, predictions.claims(order)])
-        return _Scored(key, groups, predictions.samples(order)[""])
-
-    @cached_property
-    def _leaking(self) -> frozenset[str]:
-        if self.task.pending:
-            return frozenset()
-        rows = read_manifest(self.task, self.manifests).split("test")
-        return frozenset(row.sample_id for row in rows if row.leaks)
-
-    def _ordered(self, rows: Iterable[Row]) -> list[Row]:
-        sign = -1 if METRICS[self.task.main_metric].higher_is_better else 1
-
-        def key(row: Row) -> tuple[bool, float, str]:
-            return row.value is None, sign * (row.value or 0.0), row.entry.path
-
-        return sorted(rows, key=key)
+def _judge(tables: Iterable[Table], find_card: FindCard) -> None:
+    """Set what is known of every row's contamination."""
+    known: dict[tuple[int, str], Verdict | None] = {}
+    for table in tables:
+        name = table.task.dataset.name
+        for row in table.rows:
+            place = id(row.entry), name
+            if place not in known:
+                known[place] = contamination(row.entry, name, find_card)
+            row.contamination = known[place]
 
 
-def _samples_key(seeds: Sequence[_Scored]) -> str:
-    """The seeds' key; empty where they scored different samples."""
-    keys = {seed.key for seed in seeds}
-    return keys.pop() if len(keys) == 1 else ""
+def _contest(table: Table) -> Contest:
+    """What is neither ranked nor drawn need not be read."""
+    task = table.task
+    entrants = [_entrant(row, task) for row in table.models] if task.ranked or task.kind == "classification" else []
+    return Contest(task, entrants)
+
+
+def _entrant(row: Row, task: Task) -> Entrant:
+    made = [unit["predictions"] for unit in row.units]
+    files = [File(row.entry.folder / one["file"], one["sha256"]) for one in made]
+    ranked = task.ranked and not row.contradicted
+    return Entrant(files, [unit["seed"] for unit in row.units], row.value if ranked else None)
+
+
+def _settle(table: Table, ranks: Ranks) -> None:
+    """Give every model what its contest found, and their order."""
+    for row, outcome in zip(table.models, ranks.outcomes, strict=bool(ranks.outcomes)):
+        row.outcome = outcome
+    if table.task.ranked:
+        _give_ranks(table, ranks)
+    table.models = _ordered(table.task, table.models)
+    controls = Controls.of(table.controls)
+    for row in table.models:
+        row.gain = controls.gain(table.task.main_metric, row)
+
+
+def _give_ranks(table: Table, ranks: Ranks) -> None:
+    for row in table.models:
+        row.note = row.note or "scored other samples"
+    paired = [table.models[index] for index in ranks.paired]
+    for row, rank in zip(paired, ranks.ranks, strict=True):
+        row.rank, row.note = rank, ""
+    if paired:
+        table.differences = Differences(paired, ranks.reach, ranks.separated)
+
+
+def _ordered(task: Task, rows: Iterable[Row]) -> list[Row]:
+    sign = -1 if METRICS[task.main_metric].higher_is_better else 1
+
+    def key(row: Row) -> tuple[bool, bool, float, str]:
+        return row.contradicted, row.value is None, sign * (row.value or 0.0), row.entry.path
+
+    return sorted(rows, key=key)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from vlmed.errors import MissingError, Problem, errors_in
 from vlmed.files import read_json
+from vlmed.hashing import file_hash
+from vlmed.results import audits
 from vlmed.results.description import Description, read_description
-from vlmed.results.frozen import Frozen
-from vlmed.results.submit import NAME, retraction_problems
+from vlmed.results.many import Validator
+from vlmed.results.places import EXPECTED, NAME
+from vlmed.results.submit import retraction_problems
+from vlmed.results.unit_check import Choice
 from vlmed.results.untrusted import printable
-from vlmed.results.validate import validate_run
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
 
@@ -49,11 +53,27 @@ class Entry:
         """Whether the model is a control, which is shown but never ranked."""
         return "control" in (self.result["model"]["kind"], self.result["model"]["family"])
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of `result.json`, which its audits name."""
+        return file_hash(self.folder / "result.json")
+
+    @cached_property
+    def verified(self) -> frozenset[str]:
+        """The units that an audit confirmed and none contradicted."""
+        return audits.verified(self.folder, self.result, self.sha256)
+
+    @cached_property
+    def contradicted(self) -> frozenset[str]:
+        """The units that an audit contradicted."""
+        return audits.contradicted(self.folder, self.sha256)
+
     def files(self) -> Iterator[str]:
         """The evidence, relative to the run's folder."""
         yield "result.json"
         yield from (["submission.json"] if self.description else [])
         yield from sorted({unit["predictions"]["file"] for unit in self.result["units"]})
+        yield from sorted(f"{audits.FOLDER}/{path.name}" for path in (self.folder / audits.FOLDER).glob("*.json"))
 
 
 @dataclass(frozen=True)
@@ -72,34 +92,38 @@ class Submissions:
     refused: Sequence[Refused]
 
 
-def read_submissions(folder: Path, suite: Suite, manifests: Path = FOLDER, intervals: bool = True) -> Submissions:
+def read_submissions(
+    folder: Path,
+    suite: Suite,
+    manifests: Path = FOLDER,
+    intervals: bool | Choice = True,
+    kept: Path | None = None,
+    jobs: int = 1,
+) -> Submissions:
     """Validate every run below `folder`.
 
     Args:
-        intervals: Whether to recompute the runs' intervals too, which takes nearly all the time.
+        intervals: Of which units to recompute the intervals too, which takes nearly all the time; True for all.
+        kept: Folder of kept verdicts, as `vlmed.results.many` has them.
+        jobs: Number of processes.
 
     Raises:
         MissingError: There is no such folder.
     """
     if not folder.is_dir():
         raise MissingError("there is no such folder of submissions", file=folder)
-    entries: list[Entry] = []
-    refused: list[Refused] = []
-    frozen = Frozen(manifests)
-    for run in _run_folders(folder):
-        path = run.relative_to(folder).as_posix()
-        problems = _layout_problems(run, path) or _refusals(run, suite, intervals, frozen)
-        if problems:
-            refused.append(Refused(printable(path), [_relative(problem, folder) for problem in problems]))
-        else:
-            entries.append(_entry(run))
-    standing, superseded = _standing(entries)
+    paths = {run: run.relative_to(folder).as_posix() for run in _run_folders(folder)}
+    problems = {run: _layout_problems(run, path) for run, path in paths.items()}
+    validator = Validator(suite, manifests, intervals, kept)
+    for report in validator.reports([run for run, found in problems.items() if not found], jobs):
+        problems[report.folder] = errors_in(report.problems) or list(retraction_problems(report.folder))
+    refused = [
+        Refused(printable(paths[run]), [_relative(problem, folder) for problem in found])
+        for run, found in problems.items()
+        if found
+    ]
+    standing, superseded = _standing([_entry(run) for run, found in problems.items() if not found])
     return Submissions(standing, [*refused, *superseded])
-
-
-def _refusals(run: Path, suite: Suite, intervals: bool, frozen: Frozen) -> list[Problem]:
-    report = validate_run(run, suite, frozen.folder, intervals, frozen)
-    return errors_in(report.problems) or list(retraction_problems(run))
 
 
 def _standing(entries: Sequence[Entry]) -> tuple[list[Entry], list[Refused]]:
@@ -146,8 +170,7 @@ def _folders(folder: Path) -> list[Path]:
 def _layout_problems(run: Path, path: str) -> list[Problem]:
     folders = path.split("/")
     if len(folders) != 2 or not _RUN_FOLDER.fullmatch(folders[1]):
-        expected = "<org>__<model>/<run> of a-z, 0-9, '.', '-'"
-        return [Problem("this is no folder of a submission", path, "", expected, path, "use `vlmed submit`")]
+        return [Problem("this is no folder of a submission", path, "", EXPECTED, path, "use `vlmed submit`")]
     places = [run.parent, run, run / "result.json", run / "predictions", *(run / "predictions").glob("*")]
     hint = "copy the file itself"
     return [Problem("a link is no evidence", str(place), hint=hint) for place in places if place.is_symlink()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,11 @@ _SAME = 1e-7  # what rounding may leave between equal numbers
 def rank_intervals(
     values: NDArray[np.float64], p: NDArray[np.float64], higher_is_better: bool
 ) -> list[tuple[int, int]]:
+    """The lowest and highest rank of each of M models, from the p-values (M, M) of the differences of scores (M,)."""
+    return ranks_of(values, separated(p), higher_is_better)
+
+
+def ranks_of(values: NDArray[np.float64], apart: NDArray[np.bool_], higher_is_better: bool) -> list[tuple[int, int]]:
     """The lowest and highest rank of each of M models, 1 being best.
 
     A model's lowest rank is 1 + the number of models that are significantly better, its highest is M - the number
@@ -25,11 +31,15 @@ def rank_intervals(
 
     Args:
         values: (M,), the models' scores.
-        p: (M, M), p-values of their differences.
+        apart: (M, M), which of them differ significantly.
     """
-    better = np.sign(values[:, None] - values[None, :]) * (1 if higher_is_better else -1) * separated(p)
-    above, below = (better < 0).sum(axis=1), (better > 0).sum(axis=1)
-    return [(1 + int(over), len(values) - int(under)) for over, under in zip(above, below, strict=True)]
+    higher = apart & (values[:, None] > values[None, :])
+    lower = apart & (values[:, None] < values[None, :])
+    below, above = (higher, lower) if higher_is_better else (lower, higher)
+    return [
+        (1 + over, len(values) - under)
+        for over, under in zip(above.sum(axis=1).tolist(), below.sum(axis=1).tolist(), strict=True)
+    ]
 
 
 def separated(p: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -40,19 +50,31 @@ def separated(p: NDArray[np.float64]) -> NDArray[np.bool_]:
     return significant | significant.T
 
 
-def metric_reaches(
-    metric: Metric, draws: NDArray[np.float64], samples: Samples, members: Indices
-) -> NDArray[np.float64]:
-    """`reaches` of a metric of any kind of task; infinite for a metric, or groups, that have no interval either.
+@dataclass(frozen=True)
+class Basis:
+    """What the differences of a metric stand on, for all models that scored the same samples.
 
-    Args:
-        samples: What one of the models predicted; the strata are those of all.
-        members: (N,) the groups of all samples.
+    Attributes:
+        groups: Number of groups that were drawn from.
+        trials: Number of independent trials that a score in [0, 1] stands on at least; None for a median, where draws
+            that all agree show nothing.
     """
-    groups = count_groups(scored_members(metric, samples, members))
-    if no_interval_of(metric, draws.shape[1], 0, groups):
+
+    groups: int
+    trials: int | None
+
+    @classmethod
+    def of(cls, metric: Metric, samples: Samples, members: Indices) -> Basis:
+        """That of what one of the models predicted, whose strata are those of all, in groups (N,)."""
+        groups = count_groups(scored_members(metric, samples, members))
+        return cls(groups, None if metric.is_median else trials(metric, samples, members))
+
+
+def metric_reaches(metric: Metric, draws: NDArray[np.float64], basis: Basis) -> NDArray[np.float64]:
+    """`reaches` of a metric of any kind of task; infinite for a metric, or groups, that have no interval either."""
+    if no_interval_of(metric, draws.shape[1], 0, basis.groups):
         return np.full((len(draws), len(draws)), math.inf)
-    return reaches(draws, groups, None if metric.is_median else trials(metric, samples, members))
+    return reaches(draws, basis.groups, basis.trials)
 
 
 def p_values(
@@ -72,7 +94,8 @@ def p_of_reaches(values: NDArray[np.float64], reach: NDArray[np.float64]) -> NDA
     p = np.ones(reach.shape)
     upper = np.triu_indices(len(values), k=1)
     distance = np.abs(values[upper[0]] - values[upper[1]])
-    tail = np.vectorize(math.erfc, otypes=[np.float64])(distance / reach[upper] * Z / math.sqrt(2))
+    deviates = distance / reach[upper] * Z / math.sqrt(2)
+    tail = np.fromiter(map(math.erfc, deviates.tolist()), np.float64, len(deviates))
     p[upper] = np.where(distance > _SAME, tail, 1.0)
     return np.minimum(p, p.T)
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 
-from vlmed.errors import Problem, UsageError, VlmedError
-from vlmed.files import new_file, read_json, write_json
+from vlmed.errors import InputError, MissingError, Problem, UsageError, VlmedError
+from vlmed.files import json_text, new_file, read_json
 from vlmed.hashing import file_hash
 
-_INDEX = "site.json"
+INDEX = "site.json"
 _GENERATOR = "vlmed leaderboard"
 
 
@@ -34,8 +35,10 @@ def write_site(folder: Path, contents: Mapping[str, str | bytes], copies: Mappin
     except OSError as error:
         raise _refused(folder, error) from error
     try:
-        _fill(part, contents, copies)
+        _fill(part, folder, contents, copies)
         _swap(part, folder)
+    except OSError as error:
+        raise _refused(folder, error) from error
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -51,7 +54,7 @@ def check_replaceable(folder: Path) -> None:
     hint = "choose another --out, or move these files away"
     if not folder.is_dir():
         raise UsageError("this is a file, so no site can be built here", file=folder, hint=hint)
-    written = _written(folder)
+    written = written_files(folder)
     present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
     if present and not written:
         what = "this folder holds files and is no site of vlmed"
@@ -59,45 +62,92 @@ def check_replaceable(folder: Path) -> None:
     problems = [
         Problem("a build would lose this file", str(path), expected=written.get(name, "no such file"), hint=hint)
         for name, path in sorted(present.items())
-        if name != _INDEX and (path.is_symlink() or file_hash(path) != written.get(name))
+        if name != INDEX and (path.is_symlink() or file_hash(path) != written.get(name))
     ]
     if problems:
         raise UsageError(problems)
 
 
-def _written(folder: Path) -> Mapping[str, str]:
+def check_built(folder: Path) -> Mapping[str, str]:
+    """Path -> SHA-256 of the files of a built site, but for its index.
+
+    Raises:
+        MissingError: No build wrote this folder.
+    """
+    written = written_files(folder)
+    if not written:
+        raise MissingError("there is no built site here", file=folder, hint=f"vlmed leaderboard build --out {folder}")
+    return written
+
+
+def check_unchanged(folder: Path) -> Mapping[str, str]:
+    """As `check_built`, and every file still is as it was built.
+
+    Raises:
+        MissingError: No build wrote this folder.
+        InputError: Files are gone or were changed since; lists them.
+    """
+    written = check_built(folder)
+    hint = f"vlmed leaderboard build --out {folder}"
+    problems = [
+        Problem("this file is not as it was built", str(folder / name), expected=expected, got=got, hint=hint)
+        for name, expected in sorted(written.items())
+        if (got := file_hash(folder / name) if (folder / name).is_file() else "no file") != expected
+    ]
+    if problems:
+        raise InputError(problems)
+    return written
+
+
+def written_files(folder: Path) -> Mapping[str, str]:
     """Path -> SHA-256 of the files that the build of `folder` wrote; nothing if no build did."""
     try:
-        index = read_json(folder / _INDEX)
+        index = read_json(folder / INDEX)
         return dict(index["files"]) if index["generator"] == _GENERATOR else {}
     except (VlmedError, LookupError, TypeError, ValueError):
         return {}
 
 
-def _fill(part: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
-    for name, content in contents.items():
-        with new_file(part / name) as path:
-            path.write_bytes(content.encode() if isinstance(content, str) else content)
-    for name, source in copies.items():
-        with new_file(part / name) as path:
-            shutil.copyfile(source, path)
-    files = {name: file_hash(part / name) for name in sorted([*contents, *copies])}
-    write_json(part / _INDEX, {"generator": _GENERATOR, "files": files})
+def _fill(part: Path, old: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
+    """Files that are as the old site has them are linked, not written: nothing changes a file of a site in place."""
+    written = written_files(old)
+    for folder in {(part / name).parent for name in (*contents, *copies)}:
+        folder.mkdir(parents=True, exist_ok=True)
+    with new_file(part / INDEX) as index:
+        files = {}
+        for name, content in _all_bytes(contents, copies):
+            files[name] = sha256(content).hexdigest()
+            if files[name] != written.get(name) or not _linked(old / name, part / name):
+                (part / name).write_bytes(content)
+        index.write_text(json_text({"generator": _GENERATOR, "files": files}), "utf-8")
     part.chmod(0o755)
+
+
+def _all_bytes(contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
+    for name, content in contents.items():
+        yield name, content.encode() if isinstance(content, str) else content
+    for name, source in copies.items():
+        yield name, source.read_bytes()
+
+
+def _linked(old: Path, new: Path) -> bool:
+    """Whether the file system could do that."""
+    try:
+        new.hardlink_to(old)
+    except OSError:
+        return False
+    return True
 
 
 def _swap(part: Path, folder: Path) -> None:
     old = part.with_suffix(".old")
+    if folder.exists():
+        folder.rename(old)
     try:
-        if folder.exists():
-            folder.rename(old)
-        try:
-            part.rename(folder)
-        except OSError:
-            old.rename(folder)
-            raise
-    except OSError as error:
-        raise _refused(folder, error) from error
+        part.rename(folder)
+    except OSError:
+        old.rename(folder)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

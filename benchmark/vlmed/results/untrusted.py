@@ -64,6 +64,8 @@ def printable(value: Any) -> Any:
     {'name': 'a�[31mb'}
     """
     if isinstance(value, str):
+        if value.isprintable():
+            return value
         return "".join("\ufffd" if unicodedata.category(mark) in ("Cc", "Cs") else mark for mark in value)
     if isinstance(value, dict):
         return {printable(name): printable(item) for name, item in value.items()}

@@ -2,11 +2,11 @@
 
 const byId = (id) => document.getElementById(id);
 const root = document.querySelector(".bar .brand").getAttribute("href").replace("index.html", "");
-const CHOICES = ["task", "modality", "domain", "size", "seen", "search", "verified"];
+const CHOICES = ["task", "modality", "domain", "size", "seen", "search", "frozen", "verified"];
 const GROUPS = [["gain", "Mean gain"], ["coverage", "Tasks run"], ["tasks", "Score per task"], ["parameters", "Parameters"], ["cost", "Training cost"]];
-const PAGE = 100;
-const [VALUE, LOW, HIGH, BEST, WORST, GAIN, LEAST, SEEN] = [0, 1, 2, 3, 4, 5, 6, 7];
-let order = { key: "rank", sign: 1 }, shown = PAGE, hidden = new Set();
+const PAGE = 100, AT_ONCE = 25;
+const [VALUE, LOW, HIGH, BEST, WORST, GAIN, LEAST, SEEN, VERIFIED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
+let order = { key: "rank", sign: 1 }, shown = PAGE, hidden = new Set(), waiting = 0;
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
@@ -24,6 +24,7 @@ function summarise(model, tasks) {
     high: mean(bounds.map(([, high]) => high)),
     gain: [mean(gains.map(([low]) => low)), mean(gains.map(([, high]) => high))],
     clean: cells.every((cell) => !cell || cell[SEEN] === 0),
+    verified: cells.every((cell) => !cell || cell[VERIFIED] === 1),
     cell: tasks.length === 1 ? cells[0] : null,
   };
 }
@@ -45,7 +46,7 @@ function place(all) {
 function chosenTasks() {
   return data.tasks.flatMap((task, index) => {
     const fits = (!byId("task").value || byId("task").value === task.name)
-      && (!byId("modality").value || byId("modality").value === task.modality) && (!byId("verified").checked || task.verified);
+      && (!byId("modality").value || byId("modality").value === task.modality) && (!byId("frozen").checked || task.frozen);
     return fits ? [index] : [];
   });
 }
@@ -56,7 +57,7 @@ function fits(one) {
   const text = `${model.org} ${model.name} ${model.adapter}`.toLowerCase();
   return words.every((word) => text.includes(word)) && (!byId("domain").value || model.domain === byId("domain").value)
     && (!byId("size").value || (model.parameters > least && model.parameters <= most) || (least === 0 && model.parameters === 0))
-    && (!byId("seen").value || one.clean);
+    && (!byId("seen").value || one.clean) && (!byId("verified").checked || one.verified);
 }
 
 function columns(tasks, all) {
@@ -143,12 +144,21 @@ function update() {
   const list = columns(tasks, all), rows = sorted(all.filter(fits), list);
   const table = byId("board");
   table.tHead.replaceChildren(make("tr", {}, ...list.map(headCell)));
-  table.tBodies[0].replaceChildren(...rows.slice(0, shown).map((one) => make("tr", {}, ...list.map((column) =>
-    make(column.head ? "th" : "td", column.head ? { scope: "row", class: column.class } : { class: column.class }, ...column.cell(one))))));
+  showRows(table.tBodies[0], rows.slice(0, shown), list);
   byId("ranking-caption").textContent = tasks.length === 1 ? `${data.track} · ${data.tasks[tasks[0]].title}` : `${data.track} · ${tasks.length} tasks`;
   byId("more").hidden = rows.length <= shown;
   status.textContent = `${rows.length} of ${all.length} models`;
   if (!onAnchor()) remember();
+}
+
+// The first rows stand at once; the browser draws them before it is given the others.
+function showRows(body, rows, list) {
+  const line = (one) => make("tr", {}, ...list.map((column) =>
+    make(column.head ? "th" : "td", column.head ? { scope: "row", class: column.class } : { class: column.class }, ...column.cell(one))));
+  cancelAnimationFrame(waiting);
+  body.replaceChildren(...rows.slice(0, AT_ONCE).map(line));
+  const others = () => body.append(...rows.slice(AT_ONCE).map(line));
+  if (rows.length > AT_ONCE) waiting = requestAnimationFrame(() => { waiting = requestAnimationFrame(others); });
 }
 
 function remember() {

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+import families
 import own_models
 import pmc_clip_factory
 from vlmed.data.load import DataLoader
 from vlmed.data.questions import questions
 from vlmed.errors import UsageError, VlmedError
 from vlmed.evaluate import fused
+from vlmed.evaluate.estimate import estimate
 from vlmed.evaluate.fused import Vocabulary
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, plan
@@ -28,6 +30,7 @@ from vlmed.models.protocols import LoadedModel, ModelInfo
 from vlmed.results.predictions import AnswerPredictions, RetrievalPredictions, read_predictions
 from vlmed.results.validate import validate_run
 from vlmed.suite.types import Suite, Task, Track
+from vlmed.tuning.fusion_files import load_fusion
 from vlmed.tuning.trial import Trial
 
 CAPTIONS = {"head": "captions", "optimiser": "adam", "lr": [0.003], "epochs": 3, "patience": 3, "batch_size": 32}
@@ -47,6 +50,7 @@ TRACKS = {
     "retrieval_partial": ("partial", CAPTIONS),
     "retrieval_full": ("full", CAPTIONS),
     "fusion": ("fusion", FUSION),
+    "fusion_lora": ("fusion", FUSION | {"encoders": "lora", "epochs": 1}),
     "fusion_full": ("fusion", FUSION | {"encoders": "full", "epochs": 1}),
     "fusion_own": ("fusion", FUSION | {"fusion": {"module": "own"}, "epochs": 1}),
 }
@@ -66,7 +70,7 @@ def trained(suite: Suite) -> Suite:
     """The small suite with these tracks, and with questions that the image alone decides."""
     tracks = {f"{name}@1": Track(name, 1, name, method, recipe) for name, (method, recipe) in TRACKS.items()}
     report = replace(suite.task("report"), tracks=tuple(name for name in TRACKS if name.startswith("retrieval")))
-    asked = replace(suite.task("asked"), tracks=("fusion", "fusion_full", "fusion_own"))
+    asked = replace(suite.task("asked"), tracks=tuple(name for name in TRACKS if name.startswith("fusion")))
     where = {"question_type": ("modality",), "answer_type": ("OPEN",)}
     modality = replace(asked, name="modality", where=where, definition={**asked.definition, "where": str(where)})
     tasks = {task.id: task for task in (report, asked, modality, replace(suite.task("lesion"), tracks=("lora",)))}
@@ -147,7 +151,51 @@ def test_an_image_encoder_and_a_recipe_for_classes_can_not_retrieve(
         evaluate(wrong, load_model(f"dir:{open_clip_model}"), tmp_path / "b", cache, "report", "lora")
 
 
+def test_a_recipe_for_captions_can_not_classify(
+    trained: Suite, cache: Path, tmp_path: Path, open_clip_model: Path
+) -> None:
+    lesion = replace(trained.task("lesion"), tracks=("retrieval_lora",))
+    wrong = replace(trained, tasks={lesion.id: lesion})
+    with pytest.raises(UsageError, match="not for classes, and the task has classes") as caught:
+        evaluate(wrong, load_model(f"dir:{open_clip_model}"), tmp_path / "run", cache, "lesion", "retrieval_lora")
+    (problem,) = caught.value.problems
+    assert (problem.got, problem.expected) == ("captions", "prompts or linear")
+    assert problem.path.endswith("retrieval_lora@1.recipe.head")
+
+
 # Questions
+
+
+@pytest.mark.parametrize("track", ["fusion", "fusion_lora", "fusion_full", "fusion_own"])
+def test_a_kept_fusion_answers_as_its_unit(track: str, trained: Suite, cache: Path, tmp_path: Path) -> None:
+    home = families.checkpoint("pmc_clip" if track == "fusion_own" else "open_clip")
+    model, out = load_model(f"dir:{home}"), tmp_path / "run"
+    unit, answered = evaluate(trained, model, out, cache, "modality", track, keep=True)
+    saved = out / "weights" / unit["unit"]
+    assert "load_fusion" in (saved / "README.md").read_text()
+    if track == "fusion_full":
+        model = load_model(f"dir:{saved}")
+    elif track == "fusion_lora":
+        model = load_model(f"dir:{home}", adapter=f"dir:{saved}")
+    loader = DataLoader(cache=cache)
+    table, shown = loader.table(trained.task("modality")), loader.dataset(trained.task("modality").dataset)
+    test = table.split("test")
+    texts = [each.text for each in questions(table, test).values()]
+    again = load_fusion(saved, model).answer([shown.image(sample.image) for sample in test], texts)
+    assert again == list(answered.answers)
+
+
+def test_a_plan_encodes_images_of_a_frozen_encoder_once(trained: Suite, open_clip_model: Path, cache: Path) -> None:
+    runner = Runner(trained, load_model(f"dir:{open_clip_model}"), DataLoader(cache=cache), batch_size=16)
+    units = plan(trained, ["asked"], ["fusion", "fusion_lora", "fusion_own"])
+    frozen, lora, own = estimate(runner, units, RunFolder(cache / "none"))
+    samples = runner.data.table(trained.task("asked")).samples
+    assert frozen.images == own.images == len({sample.image for sample in samples})
+    assert lora.images == sum(sample.split == "test" for sample in samples)
+    # As many samples as if the encoder trained, each a pass through the fusion alone.
+    assert frozen.training == 12 * sum(sample.split == "train" for sample in samples)
+    assert frozen.seconds > 0
+    assert own.seconds > 0
 
 
 def test_a_fusion_sees_what_questions_alone_can_not_tell(

@@ -27,6 +27,7 @@ from vlmed.models.reference import parse_reference
 from vlmed.models.resolve import resolve
 from vlmed.tuning import generator_trial
 from vlmed.tuning.batches import shuffled
+from vlmed.tuning.course import DivergedError
 from vlmed.tuning.generative import TunedGenerator, tune_generator
 from vlmed.tuning.generator_batches import IGNORED, Batch, Pairs, Teacher
 from vlmed.tuning.generator_learner import make_generator_learner
@@ -34,7 +35,6 @@ from vlmed.tuning.generator_parts import answer_loss
 from vlmed.tuning.generator_recipe import GeneratorRecipe, parse_generator_recipe
 from vlmed.tuning.generator_save import save_generator
 from vlmed.tuning.generator_trial import rate_factor
-from vlmed.tuning.trial import DivergedError
 from vlmed.tuning.tune import LOG
 
 FAMILIES = ["llava", "qwen", "blip2", "gemma"]

@@ -1,13 +1,18 @@
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tuning_cases import Case, assert_equal, moved, weights
+from torch.nn import functional
+from tuning_cases import CLASSES, Case, assert_equal, load_case, moved, weights
 
+import families
 from vlmed.errors import InputError, UsageError
+from vlmed.models.load import load_model
 from vlmed.tuning import trial
+from vlmed.tuning.anatomy import shares_text
 from vlmed.tuning.batches import shuffled
 from vlmed.tuning.contrastive import (
     Captioned,
@@ -17,8 +22,9 @@ from vlmed.tuning.contrastive import (
     embeddings,
     tune_on_captions,
 )
+from vlmed.tuning.head import PromptHead, similarity
 from vlmed.tuning.learner import Learner
-from vlmed.tuning.save import card
+from vlmed.tuning.save import card, save_adapter
 from vlmed.tuning.tune import Tuned
 
 DUAL = ["clip", "open_clip", "siglip"]
@@ -237,8 +243,68 @@ def test_captions_that_nothing_can_be_told_from(case) -> None:
     assert len(caught.value.problems) == 2
 
 
-def test_several_vectors_for_an_image_are_refused(case, monkeypatch) -> None:
-    here: Case = case("clip")
-    monkeypatch.setattr(here.encoder, "dim", 4 * here.encoder.dim)
-    with pytest.raises(UsageError, match="no embeddings of one length"):
-        train(here, "lora")
+# Several vectors for an image
+
+
+def test_of_several_vectors_the_most_similar_counts() -> None:
+    torch.manual_seed(0)
+    images, texts = torch.randn(5, 3 * 8, dtype=torch.float64), torch.randn(4, 8, dtype=torch.float64)
+    cosines = [
+        [max(float(torch.cosine_similarity(part, text, dim=0)) for part in image.split(8)) for text in texts]
+        for image in images
+    ]
+    np.testing.assert_allclose(similarity(images, texts), cosines, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def blip2() -> Case:
+    return load_case(families.checkpoint("blip2_retrieval"), 21)
+
+
+@pytest.mark.parametrize("scope", ["lora", "partial", "full"])
+def test_blip_2_is_tuned_on_captions_by_its_own_similarity(scope: str, blip2: Case) -> None:
+    before, data = blip2.tensors(), distinct(blip2)
+    with torch.no_grad():
+        texts = blip2.encoder.encode_texts(data.captions)
+        logits = similarity(blip2.embeddings(), texts)
+        losses = []
+        for rows in shuffled(21, 8, 0, 0):
+            part, own = logits[rows][:, rows], torch.arange(len(rows))
+            both = functional.cross_entropy(part, own) + functional.cross_entropy(part.T, own)
+            losses.append(float(both) / 2 * len(rows))
+    with train(blip2, scope, data, epochs=4, lr=1e-2) as tuned:
+        assert tuned.log[0]["val_loss"] == pytest.approx(sum(losses) / 21, rel=1e-4)
+        assert tuned.chosen["val_loss"] < tuned.log[0]["val_loss"]
+        images, texts = embeddings(tuned, blip2.pixels, data.captions)
+        assert images.shape[1] == blip2.encoder.n_vectors * texts.shape[1]
+    assert not moved(before, blip2.tensors())
+
+
+@pytest.mark.parametrize("head", ["prompts", "captions"])
+def test_what_blip_2_tuned_is_what_its_adapter_does(head: str, blip2: Case, tmp_path: Path) -> None:
+    """Its text side runs through layers of the image side, so a LoRA on that moves the texts too."""
+    with torch.no_grad():
+        before = blip2.encoder.encode_texts(CLASSES["red"])
+    tuning = train(blip2, "lora", distinct(blip2)) if head == "captions" else blip2.tune("lora")
+    with tuning as tuned:
+        save_adapter(tuned, tmp_path / "saved", f"dir:{blip2.folder}", blip2.model.info.revision)
+        loss = tuned.objective.val_loss()
+        assert loss == pytest.approx(tuned.chosen["val_loss"], abs=1e-6)
+        with torch.no_grad():
+            texts, images = blip2.encoder.encode_texts(CLASSES["red"]), blip2.embeddings()
+        probabilities = tuned.probabilities(blip2.pixels, 21) if head == "prompts" else None
+    assert (texts - before).abs().max() > 1e-4
+    again = load_model(f"dir:{blip2.folder}", adapter=f"dir:{tmp_path / 'saved'}").predictor
+    with torch.no_grad():
+        torch.testing.assert_close(again.encode_texts(CLASSES["red"]), texts, rtol=0, atol=1e-4)
+        torch.testing.assert_close(again.encode_images(blip2.images), images, rtol=0, atol=1e-4)
+        if probabilities is not None:
+            anew = PromptHead(again, CLASSES, False)
+            logits = anew.logits(again.encode_images(blip2.images), anew.vectors())
+            np.testing.assert_allclose(logits.softmax(dim=1), probabilities, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*DUAL, "blip2_retrieval"])
+def test_only_blip_2_shares_layers_between_its_sides(name: str, case, blip2: Case) -> None:
+    here = blip2 if name == "blip2_retrieval" else case(name)
+    assert shares_text(here.encoder) == (name == "blip2_retrieval")

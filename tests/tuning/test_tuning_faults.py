@@ -6,8 +6,8 @@ import torch
 from tuning_cases import CLASSES, Case, moved
 
 from vlmed.errors import InputError, UsageError, VlmedError
-from vlmed.tuning import trial
 from vlmed.tuning.batches import Labelled, shuffled
+from vlmed.tuning.course import DivergedError
 from vlmed.tuning.learner import make_learner
 from vlmed.tuning.tune import tune
 
@@ -18,7 +18,7 @@ def test_nan_is_told_with_its_place(case) -> None:
     here.images[4] = float("nan")
     bad = here.data
     good = Labelled(lambda rows: torch.nan_to_num(here.images[rows]), here.labels)
-    with pytest.raises(trial.DivergedError) as caught:
+    with pytest.raises(DivergedError) as caught:
         tune(here.encoder, here.recipe("full", lr=2e-3), bad, good, CLASSES)
     problem = caught.value.problems[0]
     step = next(number for number, rows in enumerate(shuffled(21, 8, 0, 1), 1) if 4 in rows)
@@ -26,7 +26,7 @@ def test_nan_is_told_with_its_place(case) -> None:
     assert problem.got == "nan at learning rate 0.002"
     assert "smaller learning rate" in problem.hint
     assert not moved(before, here.tensors())
-    with pytest.raises(trial.DivergedError, match="epoch 0, validation"):
+    with pytest.raises(DivergedError, match="epoch 0, validation"):
         tune(here.encoder, here.recipe("full"), good, bad, CLASSES)
 
 

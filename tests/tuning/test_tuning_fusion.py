@@ -13,6 +13,7 @@ import pmc_clip_factory
 from vlmed.errors import InputError, UsageError, VlmedError
 from vlmed.tuning import trial
 from vlmed.tuning.bilinear import BilinearAttention
+from vlmed.tuning.course import DivergedError
 from vlmed.tuning.fusion import UNKNOWN, FusionObjective, QuestionSet, TunedFusion, make_fusion, tune_fusion
 from vlmed.tuning.learner import Learner
 from vlmed.tuning.recipe import FusionSettings, parse_recipe
@@ -361,7 +362,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_nan_is_told(case) -> None:
     here: Case = case("clip")
     bad = replace(asked(here), pixels=lambda rows: here.images[rows] * float("nan"))
-    with pytest.raises(trial.DivergedError, match="epoch 0, validation"):
+    with pytest.raises(DivergedError, match="epoch 0, validation"):
         train(here, "frozen", bad)
 
 

@@ -13,8 +13,10 @@ from vlmed.tuning.tune import LOG, tune
 
 
 def test_the_seed_decides_everything(case) -> None:
+    here: Case = case("clip")
+
     def run(seed: int) -> dict[str, torch.Tensor]:
-        with case("clip").tune("lora", seed=seed, epochs=1) as tuned:
+        with here.tune("lora", seed=seed, epochs=1) as tuned:
             return weights(tuned)
 
     state = torch.get_rng_state()

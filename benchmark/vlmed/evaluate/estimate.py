@@ -13,9 +13,10 @@ from PIL import Image
 
 from vlmed.data.fractions import share_of
 from vlmed.data.table import TaskTable
+from vlmed.errors import UsageError
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, Unit
-from vlmed.models.protocols import Generator, ImageEncoder, Request
+from vlmed.models.protocols import Generator, ImageEncoder, Request, TokenEncoder
 from vlmed.suite.methods import METHODS
 from vlmed.suite.types import SPLITS
 
@@ -23,6 +24,7 @@ from vlmed.suite.types import SPLITS
 _TRAINING_FACTOR = 3
 _MEASURED = 8
 _TOKENS = 16
+_QUESTION = "What does the image show?"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ def _planned(runner: Runner, unit: Unit, folder: RunFolder, per_image: float, kn
     table, kind = runner.data.table(unit.task), runner.model.info.kind
     training = 0 if kind == "control" else _training_images(unit, table)
     images = 0 if kind == "control" else _images_left(runner, unit, table, known)
-    seconds = (images + training * _TRAINING_FACTOR) * per_image
+    per_step = _seconds_per_answer(runner, unit, table) if _is_frozen(unit) and training else per_image
+    seconds = images * per_image + training * _TRAINING_FACTOR * per_step
     state = "to do" if images or training or kind == "control" else "features cached"
     return Planned(unit, state, images, training, seconds)
 
@@ -81,6 +84,10 @@ def _images_left(runner: Runner, unit: Unit, table: TaskTable, known: set[str]) 
     cache, test = runner.cache(), table.split("test")
     if cache is None:
         return len(test) * len(unit.track.recipe.get("orders", [0]))
+    if _is_frozen(unit):
+        # Its tokens are made once for each image, and of use to no other unit.
+        used = (*share_of(table.split("train"), unit.fraction, unit.task.id), *table.split("val"), *test)
+        return len({sample.image for sample in used})
     if "epochs" in unit.track.recipe:
         # A tuned encoder's features are of use to no other unit.
         return len(test)
@@ -92,11 +99,38 @@ def _images_left(runner: Runner, unit: Unit, table: TaskTable, known: set[str]) 
     return len(left)
 
 
+def _is_frozen(unit: Unit) -> bool:
+    """Whether a head trains on tokens of an encoder that doesn't, so that no image is encoded twice."""
+    return unit.track.recipe.get("encoders") == "frozen"
+
+
+def _seconds_per_answer(runner: Runner, unit: Unit, table: TaskTable) -> float:
+    """Seconds for one sample's pass forward through a fusion; 0 where the model can't have the recipe's."""
+    # The libraries for tuning take seconds to load.
+    from vlmed.evaluate.fused import recipe_of
+    from vlmed.tuning.anatomy import blank
+    from vlmed.tuning.fusion import make_fusion
+
+    encoder, recipe = runner.model.predictor, recipe_of(unit.track)
+    answers = len({sample.target for sample in table.split("train")})
+    if not isinstance(encoder, TokenEncoder):
+        return 0.0
+    try:
+        head = make_fusion(encoder, recipe.fusion, answers)
+    except UsageError:
+        return 0.0
+    with torch.inference_mode():
+        image = head.encode(blank(encoder)).expand(recipe.batch_size, -1, -1)
+        words, mask = encoder.encode_text_tokens([_QUESTION] * recipe.batch_size)
+        head.module(image, words, mask)
+        return _time(lambda: head.module(image, words, mask)) / recipe.batch_size
+
+
 def _seconds_per_image(runner: Runner) -> float:
     predictor = runner.model.predictor
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8))
     if isinstance(predictor, Generator):
-        request = Request(image, "What does the image show?", _TOKENS)
+        request = Request(image, _QUESTION, _TOKENS)
         predictor.answer([request])
         return _time(lambda: predictor.answer([request]))
     if runner.model.info.kind not in ("dual_encoder", "image_encoder"):

@@ -13,9 +13,10 @@ from vlmed.data.table import Sample
 from vlmed.errors import UsageError
 from vlmed.evaluate.answer import outcome
 from vlmed.evaluate.job import Job, Outcome
-from vlmed.evaluate.tuned import Images, keep_log, told
+from vlmed.evaluate.tuned import Images, keep, told
 from vlmed.metrics.text import normalise
 from vlmed.models.protocols import LoadedModel, TokenEncoder
+from vlmed.suite.types import Track
 from vlmed.tuning.fusion import UNKNOWN, QuestionSet, tune_fusion
 from vlmed.tuning.recipe import Recipe, parse_recipe
 
@@ -29,7 +30,7 @@ def by_fusion(job: Job) -> Outcome:
     Raises:
         UsageError: The model gives no tokens, or lacks a fusion module of its own that the recipe asks for.
     """
-    encoder, recipe = _token_encoder(job.model), _recipe(job)
+    encoder, recipe = _token_encoder(job.model), recipe_of(job.unit.track)
     vocabulary, images = Vocabulary.of([sample.target for sample in job.train]), Images(job)
 
     def asked(samples: Sequence[Sample]) -> QuestionSet:
@@ -43,7 +44,7 @@ def by_fusion(job: Job) -> Outcome:
         encoder, recipe, train, val, vocabulary.answers, seed=job.unit.seed, folder=job.scratch, progress=job.progress
     ) as tuned:
         answers = tuned.predict(test)
-        keep_log(job)
+        keep(tuned, job)
     unseen = int((test.labels == UNKNOWN).sum())
     chosen = {
         **told(tuned, job),
@@ -67,8 +68,12 @@ def _token_encoder(model: LoadedModel) -> TokenEncoder:
     )
 
 
-def _recipe(job: Job) -> Recipe:
-    track = job.unit.track
+def recipe_of(track: Track) -> Recipe:
+    """A fusion track's recipe.
+
+    Raises:
+        InputError: It is none; lists every fault.
+    """
     given = {**track.recipe, "head": "fusion"}
     return parse_recipe(given.pop("encoders"), given, f"tasks.yaml: {track.id}")
 

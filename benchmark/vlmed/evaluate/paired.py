@@ -8,6 +8,7 @@ from vlmed.errors import UsageError
 from vlmed.evaluate.job import Job, Outcome
 from vlmed.evaluate.retrieve import outcome
 from vlmed.evaluate.tuned import Images, keep, told
+from vlmed.evaluate.zero_shot import image_vectors
 from vlmed.models.protocols import DualEncoder
 from vlmed.tuning.contrastive import Captioned, embeddings, tune_on_captions
 from vlmed.tuning.recipe import parse_recipe
@@ -31,6 +32,7 @@ def by_captions(job: Job) -> Outcome:
     with tune_on_captions(
         encoder, recipe, train, val, seed=job.unit.seed, folder=job.scratch, progress=job.progress
     ) as tuned:
-        found = outcome(job, *embeddings(tuned, images.of(job.test), [sample.target for sample in job.test]))
+        shown, texts = embeddings(tuned, images.of(job.test), [sample.target for sample in job.test])
+        found = outcome(job, image_vectors(encoder, shown), texts)
         keep(tuned, job)
     return Outcome(found.predictions, told(tuned, job), tuned.cost.training)

@@ -14,15 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from vlmed.data.table import Sample
+from vlmed.errors import UsageError
 from vlmed.evaluate.classify import labels, predictions
 from vlmed.evaluate.job import Job, Outcome
 from vlmed.models.protocols import ImageEncoder
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import resolve
 from vlmed.tuning.batches import Labelled, Pixels
+from vlmed.tuning.fusion import TunedFusion
 from vlmed.tuning.proof import GroupChange
 from vlmed.tuning.recipe import parse_recipe
-from vlmed.tuning.save import save_adapter, save_checkpoint
+from vlmed.tuning.save import save_adapter, save_checkpoint, save_fusion
 from vlmed.tuning.tune import LOG, Tuned, tune
 
 if TYPE_CHECKING:
@@ -33,9 +35,17 @@ _HELD_BYTES = 4 * 2**30
 
 
 def by_tuning(job: Job) -> Outcome:
-    """Tune on the unit's share of train, stop and choose on val, predict test."""
+    """Tune on the unit's share of train, stop and choose on val, predict test.
+
+    Raises:
+        UsageError: The recipe is for captions or questions.
+    """
     task, track = job.unit.task, job.unit.track
     recipe = parse_recipe(track.method, track.recipe, f"tasks.yaml: {track.id}")
+    if recipe.head not in ("prompts", "linear"):
+        raise UsageError("the track's recipe is not for classes, and the task has classes", file="tasks.yaml",
+                         path=f"$.tracks.{track.id}.recipe.head", expected="prompts or linear", got=recipe.head,
+                         hint=f"take {track.name} out of the tracks of {task.id}")  # fmt: skip
     encoder, images = cast(ImageEncoder, job.model.predictor), Images(job)
     prompts = task.prompts[recipe.prompts] if recipe.head == "prompts" else {}
     classes = {spec.name: prompts.get(spec.name, ()) for spec in task.classes}
@@ -50,22 +60,20 @@ def by_tuning(job: Job) -> Outcome:
 
 def keep(tuned: Tuned[Any], job: Job) -> None:
     """Keep the training's log, and what was tuned where the run shall keep it."""
-    keep_log(job)
+    shutil.copyfile(job.scratch / LOG, _made(job.log))
     if job.weights:
         save(tuned, job, job.weights)
 
 
-def keep_log(job: Job) -> None:
-    """Keep the training's log."""
-    shutil.copyfile(job.scratch / LOG, _made(job.log))
-
-
 def save(tuned: Tuned[Any], job: Job, folder: Path) -> None:
-    """Write what was tuned as an adapter or a checkpoint that `vlmed run` takes; one that is there is replaced."""
+    """Write what was tuned: an adapter or a checkpoint that `vlmed run` takes, or a fusion alone; an old one goes."""
     info, about = job.model.info, f"{job.unit.task.title} (vlmed task {job.unit.task.id}, unit {job.unit.id})"
     shutil.rmtree(folder, ignore_errors=True)
     if tuned.learner.wrapped is not None:
         save_adapter(tuned, folder, info.ref, info.revision, about)
+        return
+    if isinstance(tuned, TunedFusion) and tuned.learner.recipe.scope == "frozen":
+        save_fusion(tuned, folder, info.ref, info.revision, about)
         return
     reference = parse_reference(info.ref)
     base = resolve(Reference(reference.scheme, reference.location, info.revision)).path

@@ -95,6 +95,21 @@ def text_parameters(encoder: DualEncoder, encode: EncodeTexts | None = None) -> 
     return _reached(whole(encoder), lambda: encode(["an image"]), [], "texts")
 
 
+def shares_text(encoder: ImageEncoder, images: Encode | None = None, texts: EncodeTexts | None = None) -> bool:
+    """Whether texts go through layers that images go through too, as in BLIP-2: training one side then moves the other.
+
+    Args:
+        images, texts: As `encode` in `image_parameters` and `text_parameters`.
+    """
+    if not isinstance(encoder, DualEncoder):
+        return False
+    try:
+        return not image_parameters(encoder, False, images).keys().isdisjoint(text_parameters(encoder, texts))
+    except CheckError:
+        # Whoever trains a side without gradients is told so; here it only means that nothing is shared.
+        return False
+
+
 def blank(encoder: ImageEncoder) -> torch.Tensor:
     """A batch of one black image."""
     return encoder.preprocess(Image.new("RGB", (32, 32)))[None]

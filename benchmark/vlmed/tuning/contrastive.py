@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from vlmed.errors import InputError, Problem, UsageError
+from vlmed.errors import InputError, Problem
 from vlmed.hashing import digest
 from vlmed.models.protocols import DualEncoder
 from vlmed.progress import Progress, Silent
-from vlmed.tuning.anatomy import Parameters
+from vlmed.tuning.anatomy import Parameters, shares_text
 from vlmed.tuning.batches import Pixels, Rows, Stream, rgb, shuffled
+from vlmed.tuning.head import similarity
 from vlmed.tuning.learner import Learner
 from vlmed.tuning.recipe import Recipe
 from vlmed.tuning.tune import Place, Tuned, fit
@@ -53,11 +54,11 @@ def contrastive_loss(
     """Mean of both directions' cross-entropy over B pairs, in the embeddings' precision.
 
     Args:
-        images, texts: Embeddings (B, D) of pairs, not normalised.
+        images, texts: Embeddings (B, K * D) and (B, D) of pairs, not normalised; K as in `similarity`.
         captions: (B,) integers, equal where captions are; such pairs are no rivals of each other.
         logit_scale: What cosine similarities are multiplied with.
     """
-    logits = logit_scale * functional.normalize(images, dim=-1) @ functional.normalize(texts, dim=-1).T
+    logits = logit_scale * similarity(images, texts)
     twins = (captions[:, None] == captions).fill_diagonal_(False)
     logits = logits.masked_fill(twins, -torch.inf)
     own = torch.arange(len(logits), device=logits.device)
@@ -80,6 +81,10 @@ class CaptionObjective:
     encoder: DualEncoder
     train: Captioned
     val: Captioned
+    _texts_move: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._texts_move = self.learner.recipe.text == "trained" or shares_text(self.encoder)
 
     def __len__(self) -> int:
         return len(self.train)
@@ -115,7 +120,7 @@ class CaptionObjective:
         return loss.detach()
 
     def _embed(self, pixels: torch.Tensor, rows: Rows) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.learner.recipe.text == "trained":
+        if self._texts_move:
             texts = self.encoder.encode_texts([self.train.captions[row] for row in rows])
         else:
             texts = self._frozen_texts[self._numbers[rows]].to(pixels.device)
@@ -172,9 +177,9 @@ def tune_on_captions(
 
     Raises:
         InputError: A set has fewer than two distinct captions.
-        UsageError, CheckError, VlmedError: As `tune`; or an image has several vectors where a text has one.
+        UsageError, CheckError, VlmedError: As `tune`.
     """
-    notes = _check(encoder, train, val)
+    notes = _check(train, val)
 
     def objective() -> CaptionObjective:
         return CaptionObjective(Learner.of(encoder, recipe, NoHead()), encoder, train, val)
@@ -185,7 +190,7 @@ def tune_on_captions(
     )
 
 
-def _check(encoder: DualEncoder, train: Captioned, val: Captioned) -> list[str]:
+def _check(train: Captioned, val: Captioned) -> list[str]:
     problems = [
         Problem(f"the {name} set has fewer than two distinct captions, so there is nothing to tell apart")
         for name, data in (("train", train), ("val", val))
@@ -193,14 +198,6 @@ def _check(encoder: DualEncoder, train: Captioned, val: Captioned) -> list[str]:
     ]
     if problems:
         raise InputError(problems)
-    with torch.no_grad():
-        width = encoder.encode_texts(train.captions[:1]).shape[1]
-    if width != encoder.dim:
-        raise UsageError(
-            "images and texts have no embeddings of one length, so they can't be tuned together",
-            expected=f"{width} numbers for an image, as for a text",
-            got=str(encoder.dim),
-        )
     shared = len(train) - len(set(train.captions))
     return [f"{shared} of {len(train)} train captions stand there before; twins are no rivals"] if shared else []
 
@@ -208,7 +205,7 @@ def _check(encoder: DualEncoder, train: Captioned, val: Captioned) -> list[str]:
 def embeddings(
     tuned: Tuned[CaptionObjective], pixels: Pixels, captions: Sequence[str]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Embeddings float32 (N, D) of images and of their captions, not normalised.
+    """Embeddings float32 (N, K * D) of images and (N, D) of their captions, not normalised.
 
     Raises:
         UsageError: The encoder has its old weights again.

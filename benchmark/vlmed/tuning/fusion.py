@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from vlmed.errors import InputError, Problem, UsageError
 from vlmed.hashing import digest
 from vlmed.models.protocols import TokenEncoder
 from vlmed.progress import Progress, Silent
-from vlmed.tuning.anatomy import Encode, Parameters, blank
+from vlmed.tuning.anatomy import Encode, Parameters, blank, shares_text
 from vlmed.tuning.batches import Pixels, Rows, Stream, in_order, rgb
 from vlmed.tuning.bilinear import BilinearAttention, OwnFusion
 from vlmed.tuning.learner import Learner, device_of
@@ -122,6 +122,14 @@ class FusionObjective:
     answers: tuple[str, ...]
     folder: Path | None
     progress: Progress
+    _words_stay: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        recipe = self.learner.recipe
+        texts = functools.partial(_tokens_alone, self.encoder)
+        self._words_stay = recipe.scope == "frozen" or (
+            recipe.text == "frozen" and not shares_text(self.encoder, self.head.encode, texts)
+        )
 
     def __len__(self) -> int:
         return len(self.train)
@@ -200,7 +208,7 @@ class FusionObjective:
 
     def _ready(self, data: QuestionSet) -> _Ready:
         recipe = self.learner.recipe
-        if recipe.text == "frozen":
+        if self._words_stay:
             words = held_words(self.encoder.encode_text_tokens, data.questions, recipe.batch_size)
         else:
             words = functools.partial(_words_anew, self.encoder, data.questions)

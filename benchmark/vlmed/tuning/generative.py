@@ -13,12 +13,12 @@ from typing import Any
 from vlmed.errors import UsageError
 from vlmed.models.generators import HfGenerator
 from vlmed.progress import Progress, Silent
+from vlmed.tuning.course import DivergedError, Row
 from vlmed.tuning.generator_batches import Pairs, check_pairs
 from vlmed.tuning.generator_learner import GeneratorLearner, make_generator_learner
 from vlmed.tuning.generator_recipe import GeneratorRecipe
 from vlmed.tuning.generator_trial import GeneratorState, GeneratorTrial
-from vlmed.tuning.proof import GroupChange, Proof, Snapshot, _change, prove, snapshot
-from vlmed.tuning.trial import DivergedError, Row
+from vlmed.tuning.proof import GroupChange, Proof, Snapshot, change_of, prove, snapshot
 from vlmed.tuning.tune import Cost, cost_of, key_of, seeded, write_log
 
 
@@ -118,7 +118,7 @@ def tune_generator(
             raise
     chosen = {"lr": dict(best.rates), "epoch": state.best_epoch, "val_loss": state.best_loss}
     by_part = tuple(
-        _change(part, list(trained), before.trained, trained) for part, trained in sorted(learner.trained.items())
+        change_of(part, list(trained), before.trained, trained) for part, trained in sorted(learner.trained.items())
     )
     log = [row for _, each in trials for row in each.log]
     notes = runner.notes + _notes(learner, state)

@@ -18,7 +18,7 @@ from vlmed.models.layouts import CONFIG
 from vlmed.models.snapshot import read_config
 from vlmed.tuning.generative import TunedGenerator
 from vlmed.tuning.generator_parts import owners
-from vlmed.tuning.save import Base, _base_name, _copy_side_files, _new_folder, draft
+from vlmed.tuning.save import Base, base_name, copy_side_files, draft, new_folder
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
@@ -44,7 +44,7 @@ def save_generator(
     """
     tuned.check()
     modules = _projector_modules(tuned)
-    with _new_folder(folder) as part:
+    with new_folder(folder) as part:
         if modules is None:
             _save_checkpoint(tuned, base, part)
         else:
@@ -89,7 +89,7 @@ def _save_adapter(tuned: TunedGenerator, projector: list[str], folder: Path, bas
         state = modules[module].state_dict()
         weights |= {f"{_PEFT_PREFIX}{module}.{name}": tensor for name, tensor in state.items()}
     config.modules_to_save = projector or None
-    config.base_model_name_or_path, config.revision = _base_name(base_ref), base_revision
+    config.base_model_name_or_path, config.revision = base_name(base_ref), base_revision
     config.auto_mapping = {
         "base_model_class": type(learner.root).__name__,
         "parent_library": type(learner.root).__module__,
@@ -104,7 +104,7 @@ def _save_checkpoint(tuned: TunedGenerator, base: Path, folder: Path) -> None:
     if "mm_vision_tower" in read_config(base / CONFIG):
         hint = "tune parts that an adapter can hold"
         raise UsageError("a whole checkpoint can't be written in this layout", file=base, hint=hint)
-    _copy_side_files(base, folder)
+    copy_side_files(base, folder)
     # Without the LoRA, which is merged.
     state = {
         name.replace(".base_layer.", "."): tensor for name, tensor in model.state_dict().items() if ".lora_" not in name

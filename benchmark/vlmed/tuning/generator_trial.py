@@ -1,25 +1,23 @@
-"""One training of a generator at one pair of learning rates: steps, epochs, early stopping, checkpoints on the way."""
+"""One training of a generator at one pair of learning rates: steps and epochs, with checkpoints on the way."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmed.errors import UsageError
-from vlmed.files import new_file
 from vlmed.progress import Advance
 from vlmed.tuning.batches import Rows, shuffled
+from vlmed.tuning.course import Course, State
 from vlmed.tuning.generator_batches import Batch, Feed, Pairs
 from vlmed.tuning.generator_learner import GeneratorLearner
 from vlmed.tuning.generator_recipe import GeneratorRecipe
-from vlmed.tuning.trial import DivergedError, Row, State, _read
 
 # One epoch of a large model may take hours, so a checkpoint doesn't wait for its end.
 SAVE_EVERY_SECONDS = 600.0
@@ -47,13 +45,12 @@ class GeneratorState(State):
 
 
 @dataclass
-class GeneratorTrial:
+class GeneratorTrial(Course[GeneratorState]):
     """Trains a learner from its current weights.
 
     Args:
         rates: Highest learning rates of `lora` and `projector`, where they train.
-        key: Names all that decides the outcome; a checkpoint with another key is refused.
-        checkpoint: Where to keep the training, or None.
+        key, checkpoint: As in `Course`; the training is kept after every epoch and every ten minutes.
         advance: Told the number of questions after every step.
     """
 
@@ -65,36 +62,22 @@ class GeneratorTrial:
     key: str
     checkpoint: Path | None
     advance: Advance
-    state: GeneratorState = field(init=False, default_factory=GeneratorState)
-    best: dict[str, torch.Tensor] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.state.batch = self.learner.at_once
+        self.trainee, self.samples = self.learner, len(self.train)
+        self.state, self.best = GeneratorState(batch=self.at_once), {}
         kind = torch.optim.AdamW if self.learner.recipe.optimiser == "adamw" else torch.optim.Adam
-        self._optimiser = kind(self.learner.groups(self.rates))
+        self.optimiser = kind(self.learner.groups(self.rates))
         self._unread: list[tuple[int, int, torch.Tensor]] = []
 
-    def run(self) -> GeneratorState:
-        """Train until the recipe says stop; the learner ends with the weights of the best epoch.
+    @property
+    def at_once(self) -> int:
+        """Questions computed at once."""
+        return self.learner.at_once
 
-        The same seed gives the same weights on one kind of machine; on a CPU they are bit for bit those of a training
-        that was killed after any step and taken up again.
-
-        Raises:
-            DivergedError: The loss became NaN or infinite.
-            UsageError: The checkpoint is another training's.
-            VlmedError: Not even one question fits into memory, or the checkpoint can't be written.
-        """
-        if not self._resume():
-            self.state.log.append(self._row(0, None, self._val_loss(0)))
-        while not self._finished():
-            self._epoch(self.state.epoch + 1)
-        self.learner.take(self.best)
-        return self.state
-
-    def _finished(self) -> bool:
-        recipe, state = self.learner.recipe, self.state
-        return state.epoch >= recipe.epochs or state.epoch - state.best_epoch >= recipe.patience
+    @at_once.setter
+    def at_once(self, questions: int) -> None:
+        self.learner.at_once = questions
 
     def _epoch(self, epoch: int) -> None:
         state, learner = self.state, self.learner
@@ -109,12 +92,14 @@ class GeneratorTrial:
             self._step(epoch, len(batches), rows, ready)
             state.seconds, state.waited = before[0] + time.perf_counter() - start, before[1] + feed.waited
             if time.perf_counter() - saved >= SAVE_EVERY_SECONDS:
-                self._save(len(batches))
+                self._save()
                 saved = time.perf_counter()
-        self._read_losses(len(batches))
+        self._read_losses()
         state.seconds = before[0] + time.perf_counter() - start
-        self._keep(self._row(epoch, state.loss / state.tokens, self._val_loss(epoch)))
-        self._save(len(batches))
+        row = self._row(epoch, state.loss / state.tokens, self._val_loss(epoch), state.seconds, state.waited)
+        state.step, state.loss, state.tokens, state.seconds, state.waited = 0, 0.0, 0, 0.0, 0.0
+        self._keep(row)
+        self._save()
 
     def _step(self, epoch: int, steps: int, rows: Rows, ready: list[Batch]) -> None:
         # Dropout draws from a generator that only seed and step decide, so that a resumed training draws the same.
@@ -124,13 +109,13 @@ class GeneratorTrial:
         if recipe.clip:
             torch.nn.utils.clip_grad_norm_(self.learner.parameters().values(), recipe.clip)
         factor = rate_factor((epoch - 1) * steps + self.state.step, recipe.epochs * steps, recipe)
-        for group in self._optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = group["highest"] * factor
-        self._optimiser.step()
+        self.optimiser.step()
         self.state.step += 1
         self._unread.append((self.state.step, sum(chunk.tokens for chunk in ready), loss))
         if len(self._unread) >= _READ_EVERY:
-            self._read_losses(steps)
+            self._read_losses()
         self.advance(len(rows))
 
     def _gradients(self, rows: Rows, ready: list[Batch]) -> torch.Tensor:
@@ -141,7 +126,8 @@ class GeneratorTrial:
         self.state.step_flops = counter.get_total_flops()
         return loss
 
-    def _read_losses(self, steps: int) -> None:
+    def _read_losses(self) -> None:
+        steps = -(-self.samples // self.learner.recipe.batch_size)
         for step, tokens, loss in self._unread:
             value = float(loss)
             if not math.isfinite(value):
@@ -150,79 +136,19 @@ class GeneratorTrial:
             self.state.tokens += tokens
         self._unread.clear()
 
-    def _val_loss(self, epoch: int) -> float:
-        loss = self.learner.mean_loss(self.val)
-        if not math.isfinite(loss):
-            raise self._diverged(f"epoch {epoch}, validation", loss)
-        return loss
+    def _loss_on_val(self) -> float:
+        return self.learner.mean_loss(self.val)
 
-    def _diverged(self, where: str, loss: float) -> DivergedError:
-        rates = ", ".join(f"{rate:g} ({how})" for how, rate in self.rates.items())
-        return DivergedError(
-            "the loss is no number any more",
-            path=where,
-            expected="a finite loss",
-            got=f"{loss} at learning rate {rates}",
-            hint="try a smaller learning rate, and see that the model's own weights hold no NaN",
-        )
-
-    def _row(self, epoch: int, train_loss: float | None, val_loss: float) -> Row:
-        state, cuda = self.state, self.learner.device.type == "cuda"
-        return {
-            "epoch": epoch,
-            "train_loss": train_loss,
-            "val_loss": val_loss,
-            "lr": self.rates.get("lora", self.rates.get("projector")),
-            "seconds": round(state.seconds, 4),
-            "images_per_second": round(len(self.train) / state.seconds, 2) if state.seconds else None,
-            "data_wait_seconds": round(state.waited, 4),
-            "peak_memory_bytes": torch.cuda.max_memory_allocated(self.learner.device) if cuda else None,
-            "images_at_once": self.learner.at_once,
-        }
-
-    def _keep(self, row: Row) -> None:
-        state = self.state
-        state.log.append(row)
-        state.epoch += 1
-        state.step, state.loss, state.tokens, state.seconds, state.waited = 0, 0.0, 0, 0.0, 0.0
-        loss = float(row["val_loss"] or 0.0)
-        if loss < state.best_loss:
-            state.best_loss, state.best_epoch = loss, state.epoch
-            self.best = self.learner.copies()
-
-    def _save(self, steps: int) -> None:
-        self._read_losses(steps)
-        self.state.batch, self.state.sparing = self.learner.at_once, self.learner.sparing
-        if self.checkpoint is None:
-            return
-        content = {
-            "key": self.key,
-            "state": asdict(self.state),
-            "weights": self.learner.copies(),
-            "best": self.best,
-            "optimiser": self._optimiser.state_dict(),
-        }
-        with new_file(self.checkpoint) as part:
-            torch.save(content, part)
+    def _save(self) -> None:
+        self._read_losses()
+        self.state.sparing = self.learner.sparing
+        super()._save()
 
     def _resume(self) -> bool:
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return False
-        content = _read(self.checkpoint)
-        if content["key"] != self.key:
-            raise UsageError(
-                "this checkpoint belongs to another training",
-                file=self.checkpoint,
-                expected="the same weights, recipe, questions, answers and seed",
-                hint="delete it, or choose another folder",
-            )
-        self.state, self.best = GeneratorState(**content["state"]), content["best"]
-        self.learner.take(content["weights"])
-        self._optimiser.load_state_dict(content["optimiser"])
-        self.learner.at_once = self.state.batch
+        resumed = super()._resume()
         if self.state.sparing:
             self.learner.spare()
-        return True
+        return resumed
 
 
 def rate_factor(step: int, steps: int, recipe: GeneratorRecipe) -> float:

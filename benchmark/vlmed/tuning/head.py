@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from vlmed.errors import UsageError
 from vlmed.models.protocols import DualEncoder, ImageEncoder
-from vlmed.tuning.anatomy import Parameters
+from vlmed.tuning.anatomy import Parameters, shares_text
 from vlmed.tuning.recipe import Recipe
 
 Prompts = Mapping[str, Sequence[str]]
@@ -38,11 +38,23 @@ class Head(Part, Protocol):
         ...
 
 
+def similarity(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+    """Cosines (B, N) of image embeddings (B, K * D) and texts (N, D); of an image's K vectors the most similar counts.
+
+    K is 1 for all but BLIP-2, whose loss and retrieval take the largest of K (Li et al. 2023, section 3.1).
+    """
+    several = images.reshape(len(images), -1, texts.shape[1])
+    return (functional.normalize(several, dim=-1) @ functional.normalize(texts, dim=-1).T).amax(dim=1)
+
+
 class PromptHead:
     """Logits are cosine similarities to the classes' prompts times the model's own scale, as in zero-shot.
 
     A class is the mean of its normalised prompt embeddings, normalised again (Radford et al. 2021, section 3.1.4). The
     scale stays as published, also where the text tower trains: it is no part of either tower.
+
+    Args:
+        trained: Whether training moves the prompts' embeddings, so that they have to be made anew in every step.
     """
 
     def __init__(self, encoder: DualEncoder, prompts: Prompts, trained: bool) -> None:
@@ -67,10 +79,7 @@ class PromptHead:
 
     def logits(self, features: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
         """See `Head.logits`."""
-        # BLIP-2 gives several vectors per image, of which the one most similar to a text counts.
-        several = features.reshape(len(features), features.shape[1] // vectors.shape[1], vectors.shape[1])
-        similarity = functional.normalize(several, dim=-1) @ vectors.to(features).T
-        return self._encoder.logit_scale * similarity.amax(dim=1)
+        return self._encoder.logit_scale * similarity(features, vectors.to(features))
 
     def parameters(self) -> Parameters:
         """See `Part.parameters`."""
@@ -118,4 +127,4 @@ def make_head(encoder: ImageEncoder, recipe: Recipe, prompts: Prompts, device: t
     empty = [name for name, texts in prompts.items() if not texts]
     if empty:
         raise UsageError("a class has no prompts", got=", ".join(map(repr, empty)))
-    return PromptHead(encoder, prompts, recipe.text == "trained")
+    return PromptHead(encoder, prompts, recipe.text == "trained" or shares_text(encoder))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeVar
@@ -95,6 +95,16 @@ class Learner:
     def parameters(self) -> Parameters:
         """All that trains, with the head."""
         return {**self.trained, **self.head.parameters()}
+
+    def copies(self) -> dict[str, torch.Tensor]:
+        """What trains, copied to the CPU."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters().items()}
+
+    @torch.no_grad()
+    def take(self, weights: Mapping[str, torch.Tensor]) -> None:
+        """Give what trains these values."""
+        for name, parameter in self.parameters().items():
+            parameter.copy_(weights[name])
 
     def set_training(self, on: bool) -> None:
         """Switch dropout on in the towers that train; batch norms keep their published statistics all the time."""

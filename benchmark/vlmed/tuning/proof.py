@@ -103,7 +103,7 @@ def prove(before: Snapshot, root: nn.Module, trained: Parameters, block_names: I
     blocks = list(block_names)
     for name in before.trained:
         members.setdefault(group_of(name, blocks), []).append(name)
-    groups = tuple(_change(group, names, before.trained, trained) for group, names in members.items())
+    groups = tuple(change_of(group, names, before.trained, trained) for group, names in members.items())
     for group in groups:
         ups = [trained[name] for name in members[group.group] if ".lora_B." in name]
         if not group.tensors_changed or (ups and not any(tensor.any() for tensor in ups)):
@@ -121,7 +121,8 @@ def prove(before: Snapshot, root: nn.Module, trained: Parameters, block_names: I
     return Proof(groups, len(before.frozen))
 
 
-def _change(group: str, names: list[str], before: Mapping[str, torch.Tensor], after: Parameters) -> GroupChange:
+def change_of(group: str, names: list[str], before: Mapping[str, torch.Tensor], after: Parameters) -> GroupChange:
+    """How the tensors of these names, one part of the network, differ from what they were before."""
     now = {name: after[name].detach().cpu() for name in names}
     moved = {name: int((now[name] != before[name]).sum()) for name in names}
     start = sum(float(before[name].double().square().sum()) for name in names)

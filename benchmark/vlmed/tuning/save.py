@@ -20,6 +20,8 @@ from vlmed.hashing import file_hash
 from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, files_that_matter, layout_of
 from vlmed.models.reference import parse_reference
 from vlmed.models.snapshot import read_config, root_files
+from vlmed.tuning.fusion import TunedFusion
+from vlmed.tuning.fusion_files import FUSION_WEIGHTS, save_network
 from vlmed.tuning.head import LinearHead
 from vlmed.tuning.tune import Tuned, TunedClassifier
 
@@ -33,7 +35,7 @@ _WEIGHTS = (".safetensors", ".bin", ".pth", ".pt", ".index.json")
 
 
 def save_adapter(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: str, about: str = "") -> None:
-    """Write a tuned LoRA in PEFT's layout, with a linear head beside it and a model card draft.
+    """Write a tuned LoRA in PEFT's layout, with a linear head or a fusion beside it and a model card draft.
 
     Args:
         folder: New or empty.
@@ -49,8 +51,8 @@ def save_adapter(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: 
         scope = tuned.learner.recipe.scope
         raise UsageError("only a LoRA is an adapter", got=f"the method {scope}", hint="save it as a checkpoint")
     config = tuned.learner.wrapped.peft_config["default"]
-    config.base_model_name_or_path, config.revision = _base_name(base_ref), base_revision
-    with _new_folder(folder) as part:
+    config.base_model_name_or_path, config.revision = base_name(base_ref), base_revision
+    with new_folder(folder) as part:
         tuned.learner.wrapped.save_pretrained(str(part), save_embedding_layers=False)
         _save_rest(tuned, part, base_ref, base_revision, about, "peft")
 
@@ -58,7 +60,7 @@ def save_adapter(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: 
 def save_checkpoint(
     tuned: Tuned[Any], folder: Path, base: Path, base_ref: str, base_revision: str, about: str = ""
 ) -> None:
-    """Write the whole tuned network in its base's own layout, with a linear head beside it and a model card draft.
+    """Write the whole tuned network in its base's own layout, with a head or fusion beside it and a model card draft.
 
     Configurations, tokenizer and preprocessing are copied from the base; the weights are float32 safetensors.
 
@@ -83,20 +85,38 @@ def save_checkpoint(
             got=layout.name,
             hint="tune it with the method lora, whose adapters fit every layout",
         )
-    with _new_folder(folder) as part:
-        _copy_side_files(base, part)
+    with new_folder(folder) as part:
+        copy_side_files(base, part)
         library = _save_weights(tuned.learner.root, base, layout.name, part)
         _save_rest(tuned, part, base_ref, base_revision, about, library)
 
 
-def _base_name(ref: str) -> str:
+def save_fusion(tuned: TunedFusion, folder: Path, base_ref: str, base_revision: str, about: str = "") -> None:
+    """Write the fusion on an encoder that stayed frozen, with a model card draft; `load_fusion` reads it.
+
+    Args:
+        folder: New or empty.
+        base_ref, base_revision, about: As in `save_adapter`.
+
+    Raises:
+        UsageError: The encoder trained too, it has its old weights again, or the folder is in use.
+    """
+    tuned.check()
+    if (scope := tuned.learner.recipe.scope) != "frozen":
+        hint = "save it as an adapter or a checkpoint, beside which the fusion lies then"
+        raise UsageError("a fusion alone doesn't hold what trained in the encoder", got=f"encoders: {scope}", hint=hint)
+    with new_folder(folder) as part:
+        _save_rest(tuned, part, base_ref, base_revision, about, "vlmed")
+
+
+def base_name(ref: str) -> str:
     """The reference as PEFT and the Hub know it where they can: a repository's bare name, its revision apart."""
     reference = parse_reference(ref)
     return reference.location if reference.scheme == "hf" else f"{reference.scheme}:{reference.location}"
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` when the block ends well and vanishes when it does not."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("this folder holds other files", file=folder, expected="a new folder")
@@ -108,7 +128,8 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         part.replace(folder)
 
 
-def _copy_side_files(base: Path, folder: Path) -> None:
+def copy_side_files(base: Path, folder: Path) -> None:
+    """Copy configurations, tokenizer and preprocessing, but no weights."""
     for name in files_that_matter(root_files(base), str(base)):
         if not name.endswith(_WEIGHTS) and name != ADAPTER_CONFIG:
             shutil.copyfile(base / name, folder / name)
@@ -134,6 +155,8 @@ def _save_rest(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: st
     head = tuned.learner.head
     if isinstance(head, LinearHead) and isinstance(tuned, TunedClassifier):
         save_head(head, tuned.classes, folder)
+    if isinstance(tuned, TunedFusion):
+        save_network(tuned.objective, base_revision, folder)
     write_text(folder / "README.md", card(tuned, base_ref, base_revision, about, library))
 
 
@@ -198,7 +221,7 @@ def card(tuned: Tuned[Any], base_ref: str, base_revision: str, about: str, libra
         "prompts": "the prompts of the task's classes",
         "linear": f"a linear layer ({HEAD_WEIGHTS})",
         "captions": "none: images and captions were drawn together",
-        "fusion": "a fusion of image and question, which is not saved with it",
+        "fusion": f"a fusion of image and question ({FUSION_WEIGHTS}): `vlmed.tuning.fusion_files.load_fusion`",
     }[recipe.head]
     classes = [f"- Classes: {', '.join(tuned.classes)}"] if isinstance(tuned, TunedClassifier) else []
     rate = f"learning rate {tuned.chosen['lr']:g}"
@@ -228,7 +251,7 @@ def draft(
         details: Lines on what is special to the kind of model.
         rate: The learning rate in words.
     """
-    recipe, cost, proof, name = tuned.learner.recipe, tuned.cost, tuned.proof.to_json(), _base_name(base.ref)
+    recipe, cost, proof, name = tuned.learner.recipe, tuned.cost, tuned.proof.to_json(), base_name(base.ref)
     library, *more = front
     changed, meant = proof["parameters_changed"], proof["parameters"]
     lines = [

@@ -21,12 +21,13 @@ from vlmed.hashing import digest
 from vlmed.models.protocols import ImageEncoder
 from vlmed.progress import Progress, Silent
 from vlmed.tuning.batches import Labelled, Pixels, check_labels
+from vlmed.tuning.course import DivergedError, Row, State
 from vlmed.tuning.head import Prompts
 from vlmed.tuning.learner import Learner, device_of, make_learner
 from vlmed.tuning.objective import ClassObjective, Objective
 from vlmed.tuning.proof import Proof, Snapshot, prove, snapshot, tensor_hash
 from vlmed.tuning.recipe import Recipe
-from vlmed.tuning.trial import DivergedError, Row, State, Trial, copy_into
+from vlmed.tuning.trial import Trial
 
 LOG = "training.jsonl"
 
@@ -99,7 +100,7 @@ class Tuned(Generic[_Objective]):
     def undo(self) -> None:
         """Give the encoder the weights that it had before, bit for bit."""
         if not self._undone:
-            copy_into(self.learner, self._before.trained)
+            self.learner.take(self._before.trained)
             self.learner.release()
             self._undone = True
 
@@ -211,10 +212,10 @@ def fit(
             key = key_of([asdict(recipe), place.seed, *data], before)
             trials = _Runner(objective, before, key, place).run(told)
             best, state = min(trials, key=lambda trial: trial[1].best_loss)
-            copy_into(learner, best.best)
+            learner.take(best.best)
             proof = prove(before, learner.root, learner.parameters(), learner.block_names)
         except BaseException:
-            copy_into(learner, before.trained)
+            learner.take(before.trained)
             learner.release()
             raise
     log = [row for _, each in trials for row in each.log]
@@ -254,7 +255,7 @@ class _Runner:
         done: list[tuple[Trial, State]] = []
         failed: list[DivergedError] = []
         for number, lr in enumerate(self.objective.learner.recipe.lr):
-            copy_into(self.objective.learner, self.before.trained)
+            self.objective.learner.take(self.before.trained)
             try:
                 done.append(self._try(number, lr))
             except DivergedError as error:

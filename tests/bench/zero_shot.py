@@ -3,7 +3,8 @@
     python tests/bench/zero_shot.py [images] [rounds]
 
 ViT-B/32 with random weights at 224 px, phantom images of 32 px (MedMNIST has 28), batches of 32, CPU.
-End to end means: read from the memory-mapped data set, decode, preprocess, embed, store, encode the prompts, softmax.
+End to end means: read from the memory-mapped data set, decode, preprocess, keep the pixels, embed, store, encode the
+prompts, softmax. Told in wall time, and in processor time, which other work on the machine hardly moves.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.torch import save_file
 from vlmed.data.phantom import PhantomSource
 from vlmed.data.prepare import PreparedDataset, prepare
 from vlmed.evaluate.features import FeatureCache
+from vlmed.evaluate.pixels import PixelStore
 from vlmed.evaluate.zero_shot import zero_shot
 from vlmed.files import write_json
 from vlmed.models.load import load_model
@@ -56,14 +58,16 @@ def bare_loop(encoder: DualEncoder, batches: list[torch.Tensor]) -> None:
 
 
 def end_to_end(encoder: DualEncoder, data: PreparedDataset, images: list[str], folder: Path) -> None:
-    features = FeatureCache(folder, encoder, ["bench"], BATCH).features(data, images)
+    store = PixelStore(folder / "pixels", encoder)
+    features = FeatureCache(folder, encoder, ["bench"], BATCH, store=store).features(data, images)
     zero_shot(encoder, features, {"a": ["an image of a"], "b": ["an image of b"]})
 
 
-def timed(work: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """Wall and processor seconds."""
+    start, before = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - before
 
 
 def main(count: int = 256, rounds: int = 5) -> None:
@@ -79,9 +83,11 @@ def main(count: int = 256, rounds: int = 5) -> None:
             bare = timed(lambda: bare_loop(encoder, batches))
             whole = timed(lambda number=number: end_to_end(encoder, data, images, Path(scratch) / str(number)))
             if number:  # the first round warms up
-                ratios.append(bare / whole)
-                print(f"bare {count / bare:6.1f} images/s, end to end {count / whole:6.1f}, ratio {ratios[-1]:.3f}")
-    print(f"median ratio {statistics.median(ratios):.3f} (limit 0.95)")
+                ratios.append([one / other for one, other in zip(bare, whole, strict=True)])
+                rates = f"bare {count / bare[0]:6.1f} images/s, end to end {count / whole[0]:6.1f}"
+                print(f"{rates}, ratio {ratios[-1][0]:.3f}, of processor time {ratios[-1][1]:.3f}")
+    wall, processor = (statistics.median(kind) for kind in zip(*ratios, strict=True))
+    print(f"median ratio {wall:.3f} (limit 0.95), of processor time {processor:.3f}")
 
 
 if __name__ == "__main__":

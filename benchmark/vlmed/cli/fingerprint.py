@@ -38,7 +38,8 @@ class _MakesByDefault(TyperGroup):
 
 app = typer.Typer(
     cls=_MakesByDefault,
-    help="Hash your training images and look for test images among them: vlmed fingerprint IMAGES --out FILE",
+    help="Hash your training images and look for test images among them.\n\n"
+    "Example: vlmed fingerprint images/ --out training.parquet",
     no_args_is_help=True,
 )
 

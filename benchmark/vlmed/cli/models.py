@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from vlmed.models.inspect import Inspection, Part
     from vlmed.suite.types import Task
 
-app = typer.Typer(help="List known models and what they saw in training; inspect any model.")
+app = typer.Typer()
 
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context, as_json: JsonOption = False) -> None:
-    """List known models. Any other model can be run as well; of its training, nothing is known then.
+    """List known models and what they saw in training; inspect any model.
+
+    A model that is not listed can be run as well; of its training, nothing is known then.
 
     Example: vlmed models
     """

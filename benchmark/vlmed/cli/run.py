@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
 from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, note, print_json, resumable, suite_of
+from vlmed.cli.on_ray import RayOptions
+from vlmed.cli.profiled import watching
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +20,7 @@ if TYPE_CHECKING:
     from vlmed.evaluate.estimate import Planned
     from vlmed.evaluate.run import Runner
     from vlmed.evaluate.units import RunFolder, Unit
+    from vlmed.models.protocols import LoadedModel
     from vlmed.suite.types import Suite
 
 _Number = TypeVar("_Number", int, float)
@@ -37,6 +42,19 @@ def run(
     batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
     trust_remote_code: Annotated[bool, typer.Option(help="Run the model repository's own code. Recorded.")] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"], typer.Option(help="Of an encoder's inference. Recorded; fp32 is exact.")
+    ] = "fp32",
+    channels_last: Annotated[bool, typer.Option(help="Images channel by channel in each pixel. Recorded.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the image tower with torch. Recorded.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Tell where the time goes; write a trace.")] = False,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Who does the units: this process, or workers on Ray.")
+    ] = "local",
+    ray_address: Annotated[str | None, typer.Option(help="HOST:PORT of the Ray cluster.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Workers on Ray at most.")] = None,
+    worker_cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores of a worker on Ray; 1.")] = None,
+    worker_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker on Ray; 1 on cuda.")] = None,
     suite: SuiteOption = None,
 ) -> None:
     """Evaluate models: frozen tasks in, prediction files and result.json out.
@@ -53,26 +71,41 @@ def run(
 
     units = units_of(loaded, names(tasks), names(tracks), _numbers(fractions, float), _numbers(seeds, int))
     _check_folders(models, out)
+    on_ray = RayOptions(ray_address, workers, worker_cpus, worker_gpus)
+    on_ray.check(executor, models, device)
+    _check_profile(profile, executor)
     _tell_left_out(loaded, names(tasks), units)
     told: list[dict[str, Any]] = []
     for ref in models:
         folder = RunFolder(out or Path("runs") / _slug(ref, adapter))
-        with resumable(f"finished units are kept in {folder.path}"):
-            from vlmed.evaluate.run import Runner
+        with resumable(f"finished units are kept in {folder.path}"), ExitStack() as stack:
+            watch = stack.enter_context(watching(show=not as_json)) if profile and not plan else None
             from vlmed.models.load import load_model
+            from vlmed.models.numerics import Numerics
 
-            loader = data_loader(data_root)
-            runner = Runner(loaded, load_model(ref, adapter, device, trust_remote_code), loader, batch_size,
-                            keep_weights)  # fmt: skip
+            numerics = Numerics(precision, channels_last, compiled)
+            load = partial(load_model, ref, adapter, device, trust_remote_code, numerics)
+            runner_of = partial(_runner, loaded, data_root, batch_size, keep_weights)
+            if executor == "ray" and not plan:
+                runner = stack.enter_context(on_ray.executor(load, runner_of, device)).runner()
+            else:
+                runner = watch.load(load, runner_of) if watch else runner_of(load())
             fitting = _fitting(runner, units, only=len(models) == 1)
             if plan:
                 told += _plan(runner, fitting, folder, show=not as_json)
             elif fitting:
-                told.append({"model": ref, "result": str(runner.run(fitting, folder, _report))})
+                start = partial(watch.run, runner) if watch else runner.run
+                told.append({"model": ref, "result": str(start(fitting, folder, _report))})
                 if not as_json:
                     typer.echo(f"{told[-1]['result']}\nnext: vlmed validate {folder.path}")
     if as_json:
         print_json(told)
+
+
+def _runner(suite: Suite, data_root: Path | None, batch_size: int, keep_weights: bool, model: LoadedModel) -> Runner:
+    from vlmed.evaluate.run import Runner
+
+    return Runner(suite, model, data_loader(data_root), batch_size, keep_weights)
 
 
 def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[Unit]:
@@ -131,6 +164,14 @@ def _tell_left_out(suite: Suite, tasks: Sequence[str], units: Sequence[Unit]) ->
     for task in suite.tasks_matching(tasks):
         if task.id not in kept:
             note(f"{task.id}: left out, it has none of these tracks (see vlmed tasks)")
+
+
+def _check_profile(profile: bool, executor: str) -> None:
+    from vlmed.errors import UsageError
+
+    if profile and executor != "local":
+        hint = "leave out --executor, or look at the cluster's own dashboard"
+        raise UsageError("only this process can be profiled", expected="--executor local", got=executor, hint=hint)
 
 
 def _check_folders(models: Sequence[str], out: Path | None) -> None:

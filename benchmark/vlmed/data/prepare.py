@@ -51,6 +51,11 @@ class PreparedDataset:
             for row, image in enumerate(shard["image"].to_pylist())
         }
 
+    @cached_property
+    def places(self) -> Mapping[str, int]:
+        """Every image's pixel hash and its place among them, from 0."""
+        return {image: place for place, image in enumerate(self._index)}
+
     def image(self, image: str) -> Image.Image:
         """The decoded image with this pixel hash, in its own mode and size.
 

@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 
 from vlmed.data.prepare import PreparedDataset
-from vlmed.errors import InputError, VlmedError
-from vlmed.files import write_text
+from vlmed.errors import InputError
+from vlmed.evaluate.part import Part, part_of
+from vlmed.evaluate.pixels import PixelStore, libraries
+from vlmed.evaluate.stages import stage
 from vlmed.hashing import digest
 from vlmed.models.protocols import ImageEncoder
 from vlmed.progress import Progress, Silent
 
-# Two batches wait while one is embedded: more would only hold memory, fewer would let the model wait.
-_AHEAD = 2
-_SAVE_EVERY = 16
+# Each loads a batch while one is embedded: more would only hold memory, fewer would let the model wait.
+_FEWEST, _MOST = 2, 8
 
 
 @dataclass
@@ -32,8 +32,9 @@ class FeatureCache:
     """A folder of memory-mapped feature files, named by the digest of all that decides their content.
 
     Attributes:
-        model_key: Revisions of the model, its companions and adapters.
+        model_key: Revisions of the model, its companions and adapters, and how it computes where that is not exact.
         embedded: Images embedded so far, for the cost account; cached ones don't count.
+        store: Where preprocessed images are kept; without one they are preprocessed each time.
     """
 
     folder: Path
@@ -42,11 +43,13 @@ class FeatureCache:
     batch_size: int = 64
     progress: Progress = field(default_factory=Silent)
     embedded: int = 0
+    store: PixelStore | None = None
 
     def features(self, dataset: PreparedDataset, images: Sequence[str]) -> NDArray[np.float32]:
         """Features of images by pixel hash, (len(images), D) float32, as the encoder gives them.
 
-        Each distinct image is embedded once. A killed run goes on where the last saved batches end.
+        Each distinct image is embedded once, also by several runs at a time: one embeds and the others wait. A killed
+        run's images are embedded on from where its last whole batch ends.
 
         Raises:
             VlmedError: The disk is full.
@@ -60,80 +63,60 @@ class FeatureCache:
         """Whether the features of these images, all together, are there already."""
         return self._path(sorted(set(images))).exists()
 
+    def pixels(self, dataset: PreparedDataset, images: Sequence[str]) -> torch.Tensor:
+        """Preprocessed images by pixel hash, float32 (len(images), 3, H, W)."""
+        store = self.store or PixelStore(self.folder, self.encoder, budget=0)
+        return store.batch(dataset, images)
+
     def _path(self, distinct: Sequence[str]) -> Path:
         # The batch size is part of the key: other batches round differently in the last bit.
-        key = digest([list(self.model_key), self.encoder.preprocessing, self.batch_size, list(distinct)])
-        return self.folder / f"{key}.npy"
+        key = [list(self.model_key), libraries(), self.encoder.preprocessing, self.batch_size, list(distinct)]
+        return self.folder / f"{digest(key)}.npy"
 
     def _stored(self, dataset: PreparedDataset, distinct: Sequence[str]) -> NDArray[np.float32]:
         path = self._path(distinct)
         if not path.exists():
-            self._embed(dataset, distinct, path)
+            with part_of(path, (len(distinct), self.encoder.dim), self.batch_size) as part:
+                if part:
+                    self._embed(dataset, distinct, part)
         stored: NDArray[np.float32] = np.load(path, mmap_mode="r")
         return stored
 
-    def _embed(self, dataset: PreparedDataset, distinct: Sequence[str], path: Path) -> None:
-        part, mark = path.with_suffix(".part.npy"), path.with_suffix(".rows")
-        done = int(mark.read_text()) if mark.exists() and part.exists() else 0
-        task = self.progress.task("embedding images", len(distinct), "images")
-        with _opened(part, (len(distinct), self.encoder.dim), done) as write, task as advance:
-            advance(done)
-            for number, (start, batch) in enumerate(self._batches(dataset, distinct, done), start=1):
-                write(embed(self.encoder, batch))
+    def _embed(self, dataset: PreparedDataset, distinct: Sequence[str], part: Part) -> None:
+        with self.progress.task("embedding images", len(distinct), "images") as advance:
+            advance(part.done)
+            for batch in self._batches(dataset, distinct, part.done):
+                with stage("forward"):
+                    rows = embed(self.encoder, batch)
+                part.write(rows)
                 self.embedded += len(batch)
                 advance(len(batch))
-                if number % _SAVE_EVERY == 0:
-                    write_text(mark, str(start + len(batch)))
-        part.replace(path)
-        mark.unlink(missing_ok=True)
 
-    def _batches(
-        self, dataset: PreparedDataset, images: Sequence[str], start: int
-    ) -> Iterator[tuple[int, torch.Tensor]]:
+    def _batches(self, dataset: PreparedDataset, images: Sequence[str], start: int) -> Iterator[torch.Tensor]:
         def load(first: int) -> torch.Tensor:
-            names = images[first : first + self.batch_size]
-            return torch.stack([self.encoder.preprocess(dataset.image(name)) for name in names])
+            return self.pixels(dataset, images[first : first + self.batch_size])
 
-        starts = range(start, len(images), self.batch_size)
-        yield from zip(starts, ahead(load, starts), strict=True)
-
-
-@contextmanager
-def _opened(path: Path, shape: tuple[int, int], done: int) -> Iterator[Callable[[NDArray[np.float32]], None]]:
-    """A function that adds rows to a npy file of `shape`, after the first `done` rows of an earlier run.
-
-    Rows are written and not mapped: on a full disk a write fails, where touching a map would kill the process.
-    """
-    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b" if done else "wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            file.seek(done * shape[1] * 4, os.SEEK_CUR)
-
-            def write(rows: NDArray[np.float32]) -> None:
-                file.write(rows.astype("<f4").tobytes())
-                file.flush()
-
-            yield write
-    except OSError as error:
-        hint = "make room, or set VLMED_CACHE to a folder on another disk, and run again: finished work is kept"
-        got = error.strerror or str(error)
-        raise VlmedError("the features can't be written", file=path, got=got, hint=hint) from error
+        return ahead(load, range(start, len(images), self.batch_size))
 
 
 def ahead(load: Callable[[int], torch.Tensor], items: Sequence[int]) -> Iterator[torch.Tensor]:
     """`map(load, items)` with the next loads under way in the background, in order."""
-    with ThreadPoolExecutor(_AHEAD) as pool:
+    count = _loaders()
+    with ThreadPoolExecutor(count) as pool:
         waiting: deque[Future[torch.Tensor]] = deque()
         queue = iter(items)
-        for item in itertools.islice(queue, _AHEAD):
+        for item in itertools.islice(queue, count):
             waiting.append(pool.submit(load, item))
         while waiting:
-            ready = waiting.popleft().result()
+            with stage("waiting for images"):
+                ready = waiting.popleft().result()
             for item in itertools.islice(queue, 1):
                 waiting.append(pool.submit(load, item))
             yield ready
+
+
+def _loaders() -> int:
+    return max(_FEWEST, min(_MOST, os.cpu_count() or 1))
 
 
 def embed(encoder: ImageEncoder, batch: torch.Tensor) -> NDArray[np.float32]:

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -80,9 +81,20 @@ class Job:
 
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Image features (len(samples), D) of what the model is shown."""
+        return self._cache.features(self.dataset, self._images(samples))
+
+    def pixels(self, samples: Sequence[Sample]) -> torch.Tensor:
+        """Preprocessed images float32 (len(samples), 3, H, W) of what the model is shown."""
+        return self._cache.pixels(self.dataset, self._images(samples))
+
+    @property
+    def _cache(self) -> FeatureCache:
         if self.cache is None:
             raise InputError(f"{self.model.info.name} embeds no images", expected="an image encoder")
-        return self.cache.features(self.dataset, [self._shown.get(sample.id, sample.image) for sample in samples])
+        return self.cache
+
+    def _images(self, samples: Sequence[Sample]) -> list[str]:
+        return [self._shown.get(sample.id, sample.image) for sample in samples]
 
     @cached_property
     def _shown(self) -> Mapping[str, str]:

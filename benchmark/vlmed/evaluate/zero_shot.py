@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vlmed.evaluate.stages import stage
 from vlmed.models.protocols import DualEncoder, ManyVectorEncoder
 
 
@@ -27,7 +28,7 @@ def zero_shot(
     Returns:
         Probabilities of the ensemble (N, C) and of each single template (N, T, C), rows sum to 1.
     """
-    with torch.inference_mode():
+    with stage("text features"), torch.inference_mode():
         texts = [text for class_prompts in prompts.values() for text in class_prompts]
         embedded = encoder.encode_texts(texts).float().cpu().numpy().astype(np.float64)
     by_prompt = normalised(embedded).reshape(len(prompts), -1, embedded.shape[1])

@@ -14,6 +14,7 @@ from torch import nn
 
 from vlmed.errors import InputError
 from vlmed.hashing import digest
+from vlmed.models.numerics import EXACT, Numerics
 
 # Enough to fill the hardware with prompts, little enough for thousands of captions to fit into memory.
 _TEXT_BATCH = 256
@@ -68,6 +69,7 @@ class TowerEncoder:
         transform: RGB image -> float32 (3, H, W).
         preprocessing: See `ImageEncoder`.
         device: Where the tower lies.
+        numerics: How exactly it computes.
 
     Raises:
         InputError: The preprocessing doesn't fit the tower (found by encoding one blank image).
@@ -78,6 +80,7 @@ class TowerEncoder:
     preprocessing: str
     device: str
     dim: int = field(init=False)
+    numerics: Numerics = field(default=EXACT, kw_only=True)
 
     def __post_init__(self) -> None:
         pixels = self.preprocess(Image.new("RGB", (32, 32)))
@@ -97,7 +100,9 @@ class TowerEncoder:
 
     def encode_images(self, pixels: torch.Tensor) -> torch.Tensor:
         """See `ImageEncoder.encode_images`."""
-        embeddings: torch.Tensor = self.image_tower(pixels.to(self.device))
+        pixels = self.numerics.laid_out(pixels.to(self.device, non_blocking=True))
+        with self.numerics.inferring(self.device):
+            embeddings: torch.Tensor = self.image_tower(pixels)
         return embeddings.float()
 
 
@@ -125,9 +130,15 @@ class TwoTowerEncoder(TowerEncoder):
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """See `DualEncoder.encode_texts`."""
-        batches = [list(texts[start : start + _TEXT_BATCH]) for start in range(0, len(texts), _TEXT_BATCH)]
-        embedded = [self.embed_texts(batch).float() for batch in batches]
-        return torch.cat(embedded) if embedded else torch.empty(0, self.dim // self.n_vectors, device=self.device)
+        if not texts:
+            return torch.empty(0, self.dim // self.n_vectors, device=self.device)
+        # Of many texts those of like length go together, so that few are padded; a single batch stays as it is.
+        many = len(texts) > _TEXT_BATCH
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place])) if many else list(range(len(texts)))
+        batches = [order[start : start + _TEXT_BATCH] for start in range(0, len(order), _TEXT_BATCH)]
+        with self.numerics.inferring(self.device):
+            embedded = torch.cat([self.embed_texts([texts[place] for place in batch]).float() for batch in batches])
+        return embedded[torch.tensor(order, device=embedded.device).argsort()] if many else embedded
 
     def encode_image_tokens(self, pixels: torch.Tensor) -> torch.Tensor:
         """See `TokenEncoder.encode_image_tokens`."""

@@ -14,6 +14,7 @@ from vlmed.errors import InputError, UsageError, VlmedError
 from vlmed.models.companion import Companion, ModelFiles, model_files
 from vlmed.models.controls import CONTROL_CLASSES
 from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, files_that_matter, is_adapter, layout_of
+from vlmed.models.numerics import EXACT, Numerics
 from vlmed.models.protocols import AdapterInfo, DualEncoder, Generator, Kind, LoadedModel, ModelInfo
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import Resolved, resolve
@@ -49,7 +50,11 @@ class Family(Protocol):
 
 
 def load_model(
-    ref: str, adapter: str | None = None, device: str = "cpu", trust_remote_code: bool = False
+    ref: str,
+    adapter: str | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    numerics: Numerics = EXACT,
 ) -> LoadedModel:
     """Load what `ref` names, in float32 and eval mode.
 
@@ -58,9 +63,11 @@ def load_model(
         adapter: A PEFT adapter to put on the model.
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         trust_remote_code: Let Python code that the model brings along run; the info says so.
+        numerics: How exactly an encoder computes; a model that embeds nothing always computes exactly.
 
     Raises:
-        UsageError: Model, revision or device does not exist, or model and adapter don't belong together.
+        UsageError: Model, revision or device does not exist, model and adapter don't belong together, or the device
+            or the model can't compute so.
         MissingError: Access is gated, or there is no network and no cached copy.
         InputError: The files are damaged or contradict each other.
     """
@@ -68,16 +75,30 @@ def load_model(
     if reference.scheme == "endpoint":
         from vlmed.models.endpoint import load_endpoint
 
-        return load_endpoint(reference, adapter)
+        return _computing(load_endpoint(reference, adapter), numerics)
     _check_device(device)
+    numerics.check(device)
     if reference.scheme == "control":
-        return _load_control(reference, adapter, device, trust_remote_code)
+        return _load_control(reference, adapter, device, trust_remote_code, numerics)
     base, adapters, warnings = _find(reference, adapter)
     loaded = _load_files(base, adapters, device, trust_remote_code)
     ref = str(base.reference) if base.reference != reference else ref
+    loaded = _computing(loaded, numerics)
     return dataclasses.replace(
         loaded, info=dataclasses.replace(loaded.info, ref=ref, warnings=(*loaded.info.warnings, *warnings))
     )
+
+
+def _computing(loaded: LoadedModel, numerics: Numerics) -> LoadedModel:
+    """The model, computing as it shall."""
+    if numerics == EXACT:
+        return loaded
+    if loaded.info.kind not in ("dual_encoder", "image_encoder"):
+        expected = "a model that embeds images, or no --precision, --channels-last and --compile"
+        raise UsageError("only encoders compute other than exactly", expected=expected, got=f"a {loaded.info.kind}")
+    encoder = cast("TowerEncoder", loaded.predictor)
+    numerics.prepare(encoder.image_tower)
+    return dataclasses.replace(loaded, predictor=dataclasses.replace(encoder, numerics=numerics))
 
 
 def _load_files(base: Resolved, adapters: Sequence[Resolved], device: str, trust_remote_code: bool) -> LoadedModel:
@@ -254,17 +275,19 @@ def _put_on(model: nn.Module, adapter: Resolved, base: Resolved) -> AdapterInfo:
         return apply_adapter(model, adapter, base)
 
 
-def _load_control(reference: Reference, adapter: str | None, device: str, trust_remote_code: bool) -> LoadedModel:
+def _load_control(
+    reference: Reference, adapter: str | None, device: str, trust_remote_code: bool, numerics: Numerics
+) -> LoadedModel:
     name, _, inner = reference.location.partition("/")
     if inner:
         from vlmed.models.blind import BLINDED
 
-        return BLINDED[name](load_model(inner, adapter, device, trust_remote_code), str(reference))
+        return BLINDED[name](load_model(inner, adapter, device, trust_remote_code, numerics), str(reference))
     if adapter:
         raise UsageError(f"the control {name!r} has no weights for an adapter", got=adapter, hint="leave out --adapter")
     control = CONTROL_CLASSES[name]
     info = ModelInfo(str(reference), name, "builtin", "control", control.__name__, "control", parameters=0)
-    return LoadedModel(info, control())
+    return _computing(LoadedModel(info, control()), numerics)
 
 
 def _name(reference: Reference) -> str:

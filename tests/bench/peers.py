@@ -1,0 +1,206 @@
+"""Zero-shot from JPEG files against peers: the same model, images and machine, each as a whole process.
+
+    python tests/bench/peers.py [images] [rounds] [PYTHON]
+
+PYTHON has `clip-benchmark` 1.6.2 installed; without it that peer is left out. The model is a CLIP of two narrow layers
+at 224 px, so that reading images is what takes time. Contenders, in turn within each round:
+
+- vlmed, from nothing: not even the data set is prepared, so that every image is decoded twice
+- vlmed, cold: the data set is prepared, as the peer's shards are; no pixels and no features of it are kept
+- vlmed, warm: another model of the same preprocessing has run before
+- vlmed, again: this model has run before, on another run folder
+- two passes: the way of the papers' own code, one pass to count labels and one to evaluate, prompts in every batch
+- clip-benchmark: its own command, two workers, on shards of the same files
+
+Wall seconds scatter with the load of the machine; processor seconds of the process and its children hardly do.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import yaml
+from PIL import Image
+from safetensors.torch import save_file
+
+from vlmed.suite.load import suite_path
+
+SIZE, BATCH, SHARDS = 512, 64, 4
+CLASSES = ("nevus", "melanoma")
+TEMPLATES = ("a dermatoscopic image of {c}", "a photo of {c}")
+
+
+def model(folder: Path, seed: int) -> Path:
+    torch.manual_seed(seed)
+    vision = {"image_size": 224, "layers": 2, "width": 64, "head_width": 16, "patch_size": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+    config: dict[str, Any] = {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}
+    preprocess = {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28], "interpolation": "bicubic"}
+    folder.mkdir()
+    save_file(open_clip.CLIP(**config).state_dict(), folder / "open_clip_model.safetensors")
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
+    return folder
+
+
+def jpegs(folder: Path, count: int) -> list[Path]:
+    """The published layout of HAM10000: a table, and files of smooth noise."""
+    random = np.random.default_rng(0)
+    (folder / "HAM10000_images").mkdir(parents=True)
+    rows, paths = ["lesion_id,image_id,dx,dx_type,age,sex,localization"], []
+    for number in range(count):
+        paths.append(folder / "HAM10000_images" / f"ISIC_{number:07d}.jpg")
+        noise = Image.fromarray(random.integers(0, 256, (32, 32, 3), np.uint8))
+        noise.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(paths[-1], quality=90)
+        rows.append(f"HAM_{number:07d},{paths[-1].stem},{'mel' if number % 2 else 'nv'},histo,50,female,back")
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+    return paths
+
+
+def suite(path: Path) -> Path:
+    """The frozen task, but nearly all of its images are test images."""
+    tree: dict[str, Any] = yaml.safe_load(suite_path().read_text())
+    task = tree["tasks"]["ham10000@1"] | {"manifest": "pending"}
+    task["split"] = {"rule": "hash", "salt": "bench", "test": 0.98, "val": 0.01}
+    kept = {"datasets": {"ham10000": tree["datasets"]["ham10000"]}, "tasks": {"lesions@1": task}}
+    path.write_text(yaml.safe_dump({"suite": "2026.1", "tracks": tree["tracks"], **kept}))
+    return path
+
+
+def shards(folder: Path, paths: list[Path]) -> Path:
+    """The same files as clip-benchmark reads them."""
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("\n".join(CLASSES))
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(TEMPLATES))
+    (folder / "test" / "nshards.txt").write_text(str(SHARDS))
+    for shard in range(SHARDS):
+        with tarfile.open(folder / "test" / f"{shard}.tar", "w") as tar:
+            for number in range(shard, len(paths), SHARDS):
+                for ending, content in (("jpg", paths[number].read_bytes()), ("cls", str(number % 2).encode())):
+                    member = tarfile.TarInfo(f"{number:07d}.{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def two_passes(folder: str, files: str) -> None:
+    """As the papers' own code evaluates."""
+    network, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    tokenizer, paths = open_clip.get_tokenizer(f"local-dir:{folder}"), sorted(Path(files).glob("*.jpg"))
+
+    class Files(torch.utils.data.Dataset[tuple[torch.Tensor, int]]):
+        def __len__(self) -> int:
+            return len(paths)
+
+        def __getitem__(self, number: int) -> tuple[torch.Tensor, int]:
+            return transform(Image.open(paths[number]).convert("RGB")), number % 2
+
+    loader = torch.utils.data.DataLoader(Files(), BATCH)
+    counts = sum(torch.bincount(labels, minlength=2) for _, labels in loader)
+    right = 0
+    with torch.no_grad():
+        for pixels, labels in loader:
+            texts = network.encode_text(tokenizer([TEMPLATES[0].format(c=name) for name in CLASSES]), normalize=True)
+            right += int((network.encode_image(pixels, normalize=True) @ texts.T).argmax(1).eq(labels).sum())
+    print(right / int(sum(counts)))
+
+
+def spent(command: list[str], **settings: str) -> tuple[float, float]:
+    """Wall and processor seconds of a command."""
+    start, before = time.perf_counter(), os.times()
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
+    after = os.times()
+    children = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - start, children
+
+
+class Race:
+    def __init__(self, home: Path, count: int, peer: str) -> None:
+        self.home, self.files = home, home / "data" / "ham10000"
+        paths = jpegs(self.files, count)
+        self.models = [model(home / f"model{seed}", seed) for seed in (0, 1)]
+        self.suite, self.python = suite(home / "tasks.yaml"), peer
+        self.shards = shards(home / "shards", paths) if peer else None
+        self.prepared = home / "prepared"
+        self.vlmed("control:majority", self.prepared)
+
+    def vlmed(self, ref: str, cache: Path) -> tuple[float, float]:
+        out = self.home / "run"
+        shutil.rmtree(out, ignore_errors=True)
+        words = ["--suite", self.suite, "--tasks", "lesions", "--model", ref, "--out", out, "--batch-size", BATCH]
+        words += ["--data-root", self.home / "data"]
+        command = [sys.executable, "-m", "vlmed", "--quiet", "run", *map(str, words)]
+        return spent(command, VLMED_CACHE=str(cache))
+
+    def round(self) -> dict[str, tuple[float, float]]:
+        cache, first, second = self.home / "cache", *(f"dir:{folder}" for folder in self.models)
+        contenders = {
+            "vlmed, from nothing": lambda: self.vlmed(first, _fresh(cache)),
+            "vlmed, cold": lambda: self.vlmed(first, _fresh(cache, self.prepared)),
+            "vlmed, warm": lambda: self.vlmed(second, cache),
+            "vlmed, again": lambda: self.vlmed(second, cache),
+            "two passes": self.two_passes,
+            **({"clip-benchmark": self.clip_benchmark} if self.shards else {}),
+        }
+        return {name: _told(name, *run()) for name, run in contenders.items()}
+
+    def two_passes(self) -> tuple[float, float]:
+        arguments = [str(self.models[0]), str(self.files / "HAM10000_images")]
+        return spent([sys.executable, __file__, "two-passes", *arguments])
+
+    def clip_benchmark(self) -> tuple[float, float]:
+        name = f"local-dir:{self.models[0]}"
+        words = ["--dataset", "wds/shards", "--dataset_root", str(self.shards), "--task", "zeroshot_classification"]
+        words += ["--model", name, "--pretrained", "", "--no_amp", "--num_workers", "2", "--batch_size", str(BATCH)]
+        words += ["--output", str(self.home / "peer.json")]
+        (self.home / "peer.json").unlink(missing_ok=True)
+        return spent([self.python, "-m", "clip_benchmark.cli", "eval", *words])
+
+
+def _fresh(cache: Path, like: Path | None = None) -> Path:
+    """The folder, empty or as another one."""
+    shutil.rmtree(cache, ignore_errors=True)
+    if like:
+        shutil.copytree(like, cache)
+    return cache
+
+
+def _told(name: str, wall: float, processor: float) -> tuple[float, float]:
+    print(f"  {name}: wall {wall:.2f} s, processor {processor:.2f} s", flush=True)
+    return wall, processor
+
+
+def main(count: int = 600, rounds: int = 5, peer: str = "") -> None:
+    with tempfile.TemporaryDirectory() as home:
+        race = Race(Path(home), count, peer)
+        rows = [race.round() for _ in range(rounds)]
+    medians = {name: tuple(statistics.median(row[name][kind] for row in rows) for kind in (0, 1)) for name in rows[0]}
+    for name, (wall, processor) in medians.items():
+        print(f"{name:22s} wall {wall:7.2f} s, processor {processor:7.2f} s, {count / processor:7.1f} images/s of it")
+    for other in ("two passes", "clip-benchmark"):
+        for ours, aim in (("vlmed, cold", 1.3), ("vlmed, warm", 3), ("vlmed, again", 3)):
+            if other in medians:
+                wall, processor = (medians[other][kind] / medians[ours][kind] for kind in (0, 1))
+                print(f"{ours} against {other}: wall {wall:.2f} x, processor {processor:.2f} x (aim {aim})")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["two-passes"]:
+        two_passes(*sys.argv[2:])
+    else:
+        main(*map(int, sys.argv[1:3]), *sys.argv[3:4])

@@ -1,0 +1,251 @@
+"""What the Ray executor is made of, without Ray: the order of units, a worker, the crew's patience, the options."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vlmed.cli import app
+from vlmed.data.load import DataLoader
+from vlmed.errors import InputError, MissingError, UsageError, VlmedError
+from vlmed.evaluate import ray_worker
+from vlmed.evaluate.ray_crew import PATIENCE, Crew, Lost, Share, connected
+from vlmed.evaluate.ray_worker import Elsewhere, Worker
+from vlmed.evaluate.run import Runner
+from vlmed.evaluate.unit_queue import UnitQueue
+from vlmed.evaluate.units import RunFolder, Unit, plan
+from vlmed.models.load import load_model
+from vlmed.models.protocols import Kind, LoadedModel, ModelInfo
+from vlmed.suite.types import Suite
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def queue(suite: Suite, cache: Path, units: list[Unit], kind: Kind = "dual_encoder") -> UnitQueue:
+    loader = DataLoader(cache=cache)
+    tables = {unit.task.id: loader.table(unit.task) for unit in units}
+    return UnitQueue(units, [tables[unit.task.id] for unit in units], kind)
+
+
+def taken(waiting: UnitQueue) -> list[str]:
+    """Units that may be under way at once, by track and fraction."""
+    units = iter(waiting.take, None)
+    return [f"{unit.task.name}.{unit.track.name}.{unit.fraction:g}" for unit in units if unit]
+
+
+def test_units_that_embed_the_same_images_wait_for_the_first(suite: Suite, cache: Path) -> None:
+    units = plan(suite, ["lesion"], ["zero_shot", "linear_probe", "lora"], fractions=[0.5, 1.0])
+    waiting = queue(suite, cache, units)
+    # A tuned encoder's features are its own, so trainings wait for nobody.
+    assert taken(waiting) == ["lesion.zero_shot.1", "lesion.lora.0.5", "lesion.lora.1"]
+    waiting.done(units[0])
+    # The probe on half of train embeds val, which that on all of train needs too.
+    assert taken(waiting) == ["lesion.linear_probe.0.5"]
+    waiting.done(units[1])
+    assert taken(waiting) == ["lesion.linear_probe.1"]
+    assert len(waiting) == 0
+
+
+def test_other_images_need_not_wait(suite: Suite, cache: Path) -> None:
+    units = plan(suite, ["lesion", "side"], ["zero_shot"])
+    assert taken(queue(suite, cache, units)) == ["lesion.zero_shot.1", "side.zero_shot.1"]
+
+
+def test_what_embeds_nothing_waits_for_nobody(suite: Suite, cache: Path) -> None:
+    units = plan(suite, ["lesion"], ["zero_shot", "linear_probe"])
+    assert len(taken(queue(suite, cache, units, "control"))) == 2
+
+
+def test_a_lost_unit_comes_first_again(suite: Suite, cache: Path) -> None:
+    units = plan(suite, ["lesion"], ["zero_shot", "lora"], seeds=[0, 1])
+    waiting = queue(suite, cache, units)
+    first = waiting.take()
+    assert first is units[0]
+    waiting.put_back(first)
+    assert waiting.take() is first
+
+
+@pytest.fixture
+def worker(suite: Suite, cache: Path) -> Worker:
+    runner_of = partial(Runner, suite, data=DataLoader(cache=cache))
+    worker = Worker(partial(load_model, "control:random"), runner_of, {})
+    assert worker.start().info.name == "random"
+    return worker
+
+
+def test_a_worker_hands_over_the_files_of_a_run_in_pieces(
+    worker: Worker, suite: Suite, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_worker, "PIECE", 1000)
+    (unit,) = plan(suite, ["lesion"], ["zero_shot"])
+    done = worker.do("one", unit)
+    assert list(done.files)[-1] == f"units/{unit.id}.json", "what makes a unit finished comes last"
+    for name, size in done.files.items():
+        pieces = [worker.piece(name, start) for start in range(0, size, 1000)]
+        assert all(len(piece) <= 1000 for piece in pieces)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"".join(pieces))
+    assert RunFolder(tmp_path).finished(unit)
+    worker.forget(unit)
+    assert not [path for path in (cache / "ray" / "one").rglob(f"{unit.id}*") if path.parent.name != "locks"]
+    worker.leave()
+    assert not (cache / "ray" / "one").exists()
+
+
+def test_a_unit_that_was_finished_and_not_fetched_is_not_done_again(worker: Worker, suite: Suite) -> None:
+    (unit,) = plan(suite, ["lesion"], ["zero_shot"])
+    first = worker.do("two", unit)
+    seconds = json.loads(worker.piece(f"units/{unit.id}.json", 0))["cost"]
+    assert worker.do("two", unit) == first
+    assert json.loads(worker.piece(f"units/{unit.id}.json", 0))["cost"] == seconds
+
+
+def test_a_workers_own_settings_go_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMED_CACHE", "/node")
+    monkeypatch.delenv("VLMED_DATA", raising=False)
+    Worker(lambda: None, lambda model: None, {"VLMED_CACHE": "/driver", "VLMED_DATA": "/data"})  # type: ignore
+    assert (os.environ["VLMED_CACHE"], os.environ["VLMED_DATA"]) == ("/node", "/data")
+
+
+def test_errors_on_a_worker_keep_their_problems_and_name_the_node(suite: Suite, cache: Path, tmp_path: Path) -> None:
+    worker = Worker(
+        partial(load_model, f"dir:{tmp_path}/none"), partial(Runner, suite, data=DataLoader(cache=cache)), {}
+    )
+    with pytest.raises(VlmedError) as caught:
+        worker.start()
+    with pytest.raises(type(caught.value)) as direct:
+        load_model(f"dir:{tmp_path}/none")
+    (told,), (original,) = caught.value.problems, direct.value.problems
+    assert told.what.startswith("on node ")
+    assert told.what.endswith(original.what)
+    assert (told.file, told.path, told.got) == (original.file, original.path, original.got)
+    # This is how it comes to the driver.
+    assert pickle.loads(pickle.dumps(caught.value)).problems == [told]
+
+
+def crew(ray: Any = None) -> Crew:
+    return Crew(ray, lambda: None, lambda model: None, Share())  # type: ignore[arg-type, return-value]
+
+
+def loaded(revision: str) -> LoadedModel:
+    model = ModelInfo("hf:a/b", "b", revision, "clip", "CLIP", "dual_encoder", 1)
+    return LoadedModel(model, Elsewhere())  # type: ignore[arg-type]
+
+
+def test_workers_must_load_the_same_commit() -> None:
+    ours = crew()
+    ours.started(loaded("a" * 40))
+    ours.started(loaded("a" * 40))
+    with pytest.raises(InputError, match="different models") as caught:
+        ours.started(loaded("b" * 40))
+    (problem,) = caught.value.problems
+    assert (problem.expected, problem.got) == ("a" * 40, "b" * 40)
+
+
+def test_workers_that_die_at_birth_are_not_hired_for_ever() -> None:
+    ours = crew()
+    for _ in range(PATIENCE - 1):
+        ours.started(Lost("out of memory"))
+    with pytest.raises(VlmedError, match="died while they loaded the model") as caught:
+        ours.started(Lost("out of memory"))
+    assert caught.value.problems[0].got == "out of memory"
+
+
+@pytest.mark.parametrize(
+    ("share", "resources", "room"),
+    [
+        (Share(), {"CPU": 4.0}, 4),
+        (Share(cpus=4), {"CPU": 6.0}, 1),
+        (Share(cpus=8, gpus=1), {"CPU": 64.0, "GPU": 4.0}, 4),
+        (Share(cpus=1, gpus=0.1), {"CPU": 64.0, "GPU": 1.0}, 10),
+        (Share(cpus=1, gpus=1), {"CPU": 64.0}, 0),
+        (Share(), {}, 0),
+    ],
+)
+def test_room_on_a_node(share: Share, resources: dict[str, float], room: int) -> None:
+    assert share.room(resources) == room
+
+
+class Failing:
+    """Ray, with an answer that is an error."""
+
+    def __init__(self, ray: Any, error: Exception) -> None:
+        self.exceptions, self._error = ray.exceptions, error
+
+    def get(self, call: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "name", ["ActorDied", "ActorUnavailable", "NodeDied", "WorkerCrashed", "OutOfMemory", "ObjectLost", "OwnerDied"]
+)
+def test_whatever_is_lost_is_told_from_what_is_wrong(name: str) -> None:
+    ray = pytest.importorskip("ray")
+    # Ray makes these itself, each from other parts.
+    gone = type(
+        name, (getattr(ray.exceptions, f"{name}Error"),), {"__init__": lambda _: None, "__str__": lambda _: "gone"}
+    )
+    with pytest.raises(Lost):
+        crew(Failing(ray, gone())).get("call")
+
+
+def test_a_workers_error_comes_as_it_was_raised() -> None:
+    ray = pytest.importorskip("ray")
+    mine = InputError("the model gives NaN", file="weights", hint="look")
+    told = ray.exceptions.RayTaskError("do", "traceback", mine)
+    with pytest.raises(InputError) as caught:
+        crew(Failing(ray, told)).get("call")
+    assert caught.value.problems == mine.problems
+    unforeseen = ray.exceptions.RayTaskError("do", "the worker's traceback", ZeroDivisionError())
+    with pytest.raises(ray.exceptions.RayTaskError, match="the worker's traceback"):
+        crew(Failing(ray, unforeseen)).get("call")
+
+
+def test_without_ray_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingError, match=r"pip install 'vlmed\[ray\]'"):
+        connected(None)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "ray://head:10001", "host:port", ":6379", "head:99999999"])
+def test_what_is_no_address_is_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UsageError, match=r"address of a Ray cluster|no Ray cluster answers"):
+        connected(address)
+
+
+def test_an_address_where_nobody_answers_is_told_at_once() -> None:
+    pytest.importorskip("ray")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError, match=f"no Ray cluster answers at 127.0.0.1:{port}"):
+            connected(f"127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--ray-address", "head:6379"], "--executor ray"),
+        (["--worker-gpus", "0.5"], "--executor ray"),
+        (["--executor", "ray", "--device", "cuda:1"], "--device cuda"),
+        (["--executor", "ray", "--model", "endpoint:http://localhost:1/v1#m"], "keeps its budget"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: list[str], said: str, small_suite: Path) -> None:
+    given: list[Any] = ["run", "--suite", str(small_suite), "--model", "control:random", "--tasks", "lesion", *options]
+    result = CliRunner().invoke(app, given)
+    assert isinstance(result.exception, UsageError)
+    assert said in str(result.exception)

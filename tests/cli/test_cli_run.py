@@ -96,6 +96,21 @@ def test_the_default_folder_is_named_after_the_model(
     assert (tmp_path / "runs" / "control-random" / "result.json").is_file()
 
 
+def test_blind_runs_the_model_without_its_sight_too(
+    monkeypatch: pytest.MonkeyPatch, vlmed: Vlmed, phantom_suite: Path, clip: Path, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    clip.rename(tmp_path / "tiny")
+    options = ("--suite", phantom_suite, "--tasks", "lesion", "--model", "dir:tiny")
+    said = vlmed("run", *options, "--blind")
+    assert said.code == 0, said.err
+    runs = {folder.name: json.loads((folder / "result.json").read_text()) for folder in Path("runs").iterdir()}
+    refs = sorted(result["model"]["ref"] for result in runs.values())
+    assert refs == ["control:blank/dir:tiny", "control:majority", "control:swapped/dir:tiny", "dir:tiny"]
+    assert vlmed("validate", "runs", "--suite", phantom_suite).code == 0
+    refused(vlmed("run", *options, "--blind", "--out", tmp_path / "one"))
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

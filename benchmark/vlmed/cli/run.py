@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from vlmed.suite.types import Suite
 
 _Number = TypeVar("_Number", int, float)
+_MAJORITY = "control:majority"
 _MODEL = "[hf:|open_clip:|dir:|endpoint:|control:]location[@revision]; several, by commas, run one after another."
 
 
@@ -34,6 +35,9 @@ def run(
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter on top of the model.")] = None,
     fractions: Annotated[str, typer.Option(help="Shares of the training data, separated by commas.")] = "1",
     seeds: Annotated[str, typer.Option(help="Seeds of the tracks in which chance has a part.")] = "0,1,2",
+    blind: Annotated[
+        bool, typer.Option("--blind", help="Also run each model on blank and on swapped images, and the majority.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder. A run there goes on where it ended.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show units, their state and estimates; run nothing.")] = False,
     keep_weights: Annotated[bool, typer.Option(help="Keep what is tuned, as adapters and checkpoints.")] = False,
@@ -63,8 +67,10 @@ def run(
 
     Example: vlmed run --models hf:vinid/plip,control:majority --tasks 'organ*' --tracks linear_probe,lora
     --fractions 0.05,0.25,1 --plan
+
+    Example: vlmed run --model hf:vinid/plip --tasks vqa_rad --tracks zero_shot_choice --blind
     """
-    loaded, models = suite_of(suite), names(model)
+    loaded, models = suite_of(suite), _with_blind(names(model)) if blind else names(model)
     # Names and numbers are checked before torch is imported: a typing error is answered at once.
     from vlmed.evaluate.units import RunFolder
     from vlmed.evaluate.units import plan as units_of
@@ -77,14 +83,16 @@ def run(
     _tell_left_out(loaded, names(tasks), units)
     told: list[dict[str, Any]] = []
     for ref in models:
-        folder = RunFolder(out or Path("runs") / _slug(ref, adapter))
+        # A control that holds no model has nothing for an adapter to lie on.
+        adapter_here = None if blind and ref == _MAJORITY else adapter
+        folder = RunFolder(out or Path("runs") / _slug(ref, adapter_here))
         with resumable(f"finished units are kept in {folder.path}"), ExitStack() as stack:
             watch = stack.enter_context(watching(show=not as_json)) if profile and not plan else None
             from vlmed.models.load import load_model
             from vlmed.models.numerics import Numerics
 
             numerics = Numerics(precision, channels_last, compiled)
-            load = partial(load_model, ref, adapter, device, trust_remote_code, numerics)
+            load = partial(load_model, ref, adapter_here, device, trust_remote_code, numerics)
             runner_of = partial(_runner, loaded, data_root, batch_size, keep_weights)
             if executor == "ray" and not plan:
                 runner = stack.enter_context(on_ray.executor(load, runner_of, device)).runner()
@@ -100,6 +108,13 @@ def run(
                     typer.echo(f"{told[-1]['result']}\nnext: vlmed validate {folder.path}")
     if as_json:
         print_json(told)
+
+
+def _with_blind(models: Sequence[str]) -> list[str]:
+    """The models, each followed by itself without its sight, and what needs none at the end; each once."""
+    seeing = [ref for ref in models if not ref.startswith("control:")]
+    blind = {ref: [f"control:blank/{ref}", f"control:swapped/{ref}"] for ref in seeing}
+    return list(dict.fromkeys([*(each for ref in models for each in [ref, *blind.get(ref, [])]), _MAJORITY]))
 
 
 def _runner(suite: Suite, data_root: Path | None, batch_size: int, keep_weights: bool, model: LoadedModel) -> Runner:

@@ -49,7 +49,7 @@ def parse_table(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
     """
     try:
         table = _read(content, path, schema)
-    except (pa.ArrowException, OSError, MemoryError) as error:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise InputError(f"this is not a readable Parquet file: {error}", file=path) from None
     problems = [
         Problem(f"column {field.name!r} has nulls", str(path), expected="a value in every row")

@@ -160,7 +160,7 @@ def _read_fingerprint(path: Path, expected: str) -> Fingerprint:
     check_footer(content, path)
     try:
         check_pages(content, pq.ParquetFile(pa.BufferReader(content)).metadata, path)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"this is not a readable Parquet file: {error}", file=path) from None
     with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
         copy.write(content)

@@ -65,6 +65,7 @@ class HubServer:
 
     Attributes:
         pull_requests: The files of every pull request, by path.
+        parents: The commit on top of which each was made; empty for the newest.
         requests: Every request as `METHOD path`.
         authorizations: Host and `Authorization` header of every request, empty where it had none.
         ranges: Every `Range` header.
@@ -82,6 +83,7 @@ class HubServer:
         self.after_information: Callable[[], object] = lambda: None
         self.repositories: dict[str, Repository] = {}
         self.pull_requests: list[dict[str, bytes]] = []
+        self.parents: list[str] = []
         self.requests: list[str] = []
         self.closed: set[str] = set()
         self._stopped = False
@@ -196,30 +198,37 @@ class _Handler(BaseHTTPRequestHandler):
         path, self.fault = urlsplit(self.path), Fault("")
         self.hub.requests.append(f"POST {path.path}")
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        match = re.fullmatch(r"/api/(?:datasets/)?(.+?)/(preupload|commit)/main", path.path)
+        match = re.fullmatch(r"/api/(datasets/|models/|)(.+?)/(preupload|commit)/main", path.path)
         if self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             self._refuse(401, "Unauthorized", "Invalid credentials")
         elif path.path == "/api/repos/create":
             self._create(json.loads(body))
         elif path.path == "/api/validate-yaml":
-            known = {"static", "docker", "gradio"}
-            wrong = not any(f"\nsdk: {sdk}\n" in json.loads(body)["content"] for sdk in known)
-            self._json({"errors": [{"message": '"sdk" must be one of these'}] if wrong else [], "warnings": []})
-        elif not match or match[1] not in self.hub.repositories:
+            self._validate(**json.loads(body))
+        elif not match or match[2] not in self.hub.repositories:
             self._refuse(404, "RepoNotFound", "Repository not found")
-        elif match[2] == "preupload":
+        elif match[3] == "preupload":
             files = [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in json.loads(body)["files"]]
             self._json({"files": files})
         elif "create_pr=1" in path.query:
-            lines = [json.loads(line)["value"] for line in body.splitlines() if '"file"' in line]
+            header, *lines = (json.loads(line)["value"] for line in body.splitlines())
             self.hub.pull_requests.append({line["path"]: base64.b64decode(line["content"]) for line in lines})
-            place = f"{self.hub.url}/datasets/{match[1]}"
+            self.hub.parents.append(header.get("parentCommit", ""))
+            place = f"{self.hub.url}/{match[1].removeprefix('models/')}{match[2]}"
             pull = f"{place}/discussions/{len(self.hub.pull_requests)}"
             self._json({"commitUrl": f"{place}/commit/{'f' * 40}", "commitOid": "f" * 40, "pullRequestUrl": pull})
-        elif match[1].startswith("spaces/"):
-            self._commit_to_space(match[1], [json.loads(line) for line in body.splitlines()])
+        elif match[2].startswith("spaces/"):
+            self._commit_to_space(match[2], [json.loads(line) for line in body.splitlines()])
         else:
             self._refuse(403, "Forbidden", "only pull requests")
+
+    def _validate(self, content: str, repoType: str) -> None:  # noqa: N803
+        """The metadata of a card: a Space names its kind, and a licence is one that is known."""
+        key, known = ("sdk", {"static", "docker", "gradio"}) if repoType == "space" else ("license", {"mit", "'mit'"})
+        said = re.findall(rf"^{key}: *(.*?)\r?$", content, re.MULTILINE)
+        wrong = not known.issuperset(said) or (repoType == "space" and not said)
+        answer = {"errors": [{"message": f'"{key}" must be one of these'}] if wrong else [], "warnings": []}
+        self._send(400 if wrong else 200, json.dumps(answer).encode())
 
     def _create(self, wanted: dict[str, Any]) -> None:
         """A Space, which begins with two files of the Hub's own."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from forgery import check, edit
 from submission_factory import World
+from vlmed.errors import InputError
 from vlmed.files import write_json
 from vlmed.hashing import file_hash
 from vlmed.results.audits import compare, draw, power, verdict, verified
@@ -23,6 +23,7 @@ from vlmed.results.predictions import (
     RetrievalPredictions,
     read_predictions,
 )
+from vlmed.results.tolerance import TOLERANCES, Precision, precision_of
 
 
 @pytest.fixture
@@ -51,6 +52,32 @@ def test_a_probability_beyond_the_tolerance_contradicts(world: World) -> None:
         found = compare(made, replace(made, probabilities=values), made.sample_ids)
         assert found.confirmed is confirmed
         assert found.largest_difference == pytest.approx(by, abs=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "by"), [("fp32", 0.02), ("fp16", 0.02), ("bf16", 0.04)])
+def test_the_precision_decides_what_a_probability_may_differ_by(world: World, precision: Precision, by: float) -> None:
+    made = predictions(world, "chest", "zero_shot")
+    assert isinstance(made, ClassificationPredictions)
+    for change, confirmed in ((by - 0.001, True), (by + 0.001, False)):
+        values = made.probabilities.copy()
+        values[5] += [change, -change] if values[5, 0] < 0.5 else [-change, change]
+        found = compare(made, replace(made, probabilities=values), made.sample_ids, TOLERANCES[precision])
+        assert (found.confirmed, found.tolerance) == (confirmed, by)
+
+
+def test_a_run_is_of_the_precision_that_it_names_and_older_ones_of_float32() -> None:
+    assert precision_of({"environment": {"precision": "bf16"}}) == "bf16"
+    assert precision_of({"environment": {"python": "3.11"}}) == "fp32"
+    for said in ("int4", "", "BF16", 16):
+        with pytest.raises(InputError, match=r"environment\.precision"):
+            precision_of({"environment": {"precision": said}})
+
+
+def test_the_tolerances_stand_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs/submit.md").read_text("utf-8")
+    for precision, within in TOLERANCES.items():
+        shares = f"{within.rank_share:.0%} | {within.answers:.0%}".replace("%", " %")
+        assert f"| `{precision}` | {within.probability:g} | 1 and {shares} |" in text
 
 
 def test_a_rank_beyond_the_tolerance_contradicts_in_either_direction(world: World) -> None:
@@ -164,11 +191,3 @@ def test_one_contradiction_outweighs_a_confirmation(audited: Path) -> None:
     record["units"][0] |= {"differing": 9, "verdict": "contradicted"}
     write_json(audited / "audits" / "b.json", record | {"verdict": "contradicted"})
     assert confirmed(audited) == frozenset()
-
-
-def test_a_new_run_brings_no_audit(world: World) -> None:
-    from vlmed.results.history import _problems
-
-    changes: Callable[..., Any] = lambda name: iter([("A", f"submissions/lab__m/1/{name}")])  # noqa: E731
-    for name, refused in (("audits/a.json", True), ("retraction.json", True), ("result.json", False)):
-        assert bool(list(_problems(changes(name), set(), world.submissions, "submissions"))) is refused

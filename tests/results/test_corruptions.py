@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from forgery import check, sign
-from submission_factory import LORA, World
+from submission_factory import LORA, World, add_audit
 from vlmed.files import write_json
 
 KINDS = {"chest": "zero_shot", "figures": "retrieve", "questions": "answer"}
@@ -85,7 +85,7 @@ def removed(path: tuple[Any, ...]) -> Callable[[Any], Any]:
 FREE = (".environment.", ".recipe_outcome.", ".companions", ".adapters_below", ".undefined")
 
 
-def document_cases(result: Any) -> Iterator[Case]:
+def document_cases(result: Any, units: bool = True) -> Iterator[Case]:
     for path, value in nodes(result):
         place = json_path(path)
         yield f"{place} of another type", replaced(path, WRONG[type(value)]), place
@@ -93,7 +93,7 @@ def document_cases(result: Any) -> Iterator[Case]:
             yield f"{place} removed", removed(path), place
         if isinstance(value, dict) and not place.endswith(("environment", "recipe_outcome")):
             yield f"{place} with another key", replaced((*path, "zz"), 1), f"{place}.zz"
-    for path, value in nodes(result["units"][0]["scores"], ("units", 0, "scores")):
+    for path, value in nodes(result["units"][0]["scores"] if units else {}, ("units", 0, "scores")):
         place = json_path(path)
         if isinstance(value, int | float) and not isinstance(value, bool) and not place.endswith((".low", ".high")):
             yield f"{place} moved", replaced(path, value + 1e-5 if isinstance(value, float) else value + 1), place
@@ -121,6 +121,40 @@ def test_every_corruption_of_the_document_is_refused_with_its_place(world: World
             missed.append((name, errors))
     assert missed == []
     assert len(cases) > 180  # and more than 200 for each of the other kinds
+
+
+# Documents beside it
+
+
+DESCRIBED = {
+    "schema_version": 1,
+    "date": "2026-11-22",
+    "licence": "mit",
+    "training": {"corpora": [], "other": "own reports"},
+    "contact": "a@example.org",
+    "paper": "https://example.org/p",
+    "code": "https://example.org/c",
+    "fingerprint": None,
+    "supersedes": None,
+}
+
+
+@pytest.mark.parametrize("name", ["submission.json", "audits/2026-11-22-1.json"])
+def test_every_corruption_of_a_document_beside_it_is_refused(world: World, name: str) -> None:
+    run = add_audit(world.add("beside", run=str(len(name))))
+    write_json(run / "submission.json", DESCRIBED)
+    assert check(world, run, intervals=False).accepted
+    document = json.loads((run / name).read_text())
+    cases = list(document_cases(document, units=False))
+    missed = []
+    for case, corrupt, place in cases:
+        write_json(run / name, corrupt(copy.deepcopy(document)))
+        problems = check(world, run, intervals=False).problems
+        errors = [each.path for each in problems if each.severity == "error" and each.file == str(run / name)]
+        if not any(points_at(path, place) for path in errors):
+            missed.append((case, errors))
+    assert missed == []
+    assert len(cases) >= 25
 
 
 # Prediction files

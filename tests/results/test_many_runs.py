@@ -209,6 +209,18 @@ def test_new_runs_audits_and_retractions_change_nothing_published(repository: Wo
 
 
 @pytest.mark.parametrize(
+    ("name", "refused"), [("audits/a.json", True), ("retraction.json", True), ("notes.txt", False)]
+)
+def test_a_new_run_brings_no_audit(repository: World, name: str, refused: bool) -> None:
+    run = repository.add("new")
+    (run / name).parent.mkdir(exist_ok=True)
+    (run / name).write_text("{}")
+    commit(repository)
+    found = [(problem.what, problem.file) for problem in history_problems(repository.submissions, "main")]
+    assert found == ([("a new run can't bring its own audit or retraction", str(run / name))] if refused else [])
+
+
+@pytest.mark.parametrize(
     ("change", "word"),
     [
         (lambda run: (run / "result.json").write_text("{}"), "changed"),

@@ -26,7 +26,9 @@ from vlmed.cli.common import (
 if TYPE_CHECKING:
     from vlmed.results.description import Description
 
-app = typer.Typer(help="Look at submissions, and take them back.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at submissions, and take them back.\n\nExample: vlmed submissions list", no_args_is_help=True
+)
 
 FolderOption = Annotated[Path, typer.Option("--in", help="The folder of submissions.")]
 RunArgument = Annotated[str, typer.Argument(help="ORG__MODEL/RUN, or a run folder.")]
@@ -52,12 +54,16 @@ def submit(
     hub: Annotated[
         str, typer.Option(metavar="OWNER/NAME", help="Open a pull request on this data set repository of the Hub.")
     ] = "",
+    card: Annotated[
+        str, typer.Option(metavar="OWNER/MODEL", help="Instead, offer the metrics to this model's own card on the Hub.")
+    ] = "",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show all that would be done; publish nothing.")] = False,
     suite: SuiteOption = None,
 ) -> None:
     """Validate a run and copy it into the folder of submissions, whole or not at all; or offer it to a Hub repository.
 
-    On a terminal, what no flag says is asked for. What you say is kept in the run's `submission.json`.
+    On a terminal, what no flag says is asked for. What you say is kept in the run's `submission.json`. With --card
+    the metrics become evaluation results in the model's own card, by a pull request that keeps all that stands there.
 
     Exit code: 0 submitted, 1 refused, 2 no readable result, or a name that is taken or can't be a folder.
 
@@ -69,11 +75,17 @@ def submit(
     from vlmed.results.submit import submit as submit_run
     from vlmed.results.validate import validate_run
 
+    if not (run / "result.json").is_file():
+        hint = "name a finished run folder, the --out of `vlmed run`"
+        raise InputError("there is no result here", file=run, hint=hint)
+    if card:
+        _offer_to_card(run, f"{org}__{model}/{name}", card, dry_run, suite)
+        return
     said = {"licence": licence, "trained_on": trained_on, "trained_on_other": trained_on_other, "contact": contact,
             "paper": paper, "code": code, "supersedes": supersedes}  # fmt: skip
     described = _described(said, bool(fingerprint), (run / "submission.json").exists())
     with kept_if_right(run) as problems:
-        if described and (run / "result.json").is_file():
+        if described:
             describe(run, described, fingerprint)
         report = validate_run(run, suite_of(suite), manifests_of(suite))
         problems += report.problems
@@ -100,17 +112,32 @@ def _described(said: Mapping[str, str | None], fingerprint: bool, before: bool) 
         if fingerprint or any(said.values()):
             raise UsageError("a description of the model needs its licence", hint="add --licence, such as mit")
         return None
-    trained_on = said["trained_on"]
-    corpora = None if not trained_on else [] if trained_on == "none" else names(trained_on)
+    for option in ("paper", "code"):
+        if said[option] and not str(said[option]).startswith("https://"):
+            raise UsageError(f"--{option} takes an address", expected="https://...", got=str(said[option]))
     return Description(
         date=str(date.today()),
         licence=said["licence"],
-        training=Training(corpora, said["trained_on_other"] or ""),
+        training=Training(_corpora(said["trained_on"]), said["trained_on_other"] or ""),
         contact=said["contact"] or "",
         paper=said["paper"] or "",
         code=said["code"] or "",
         supersedes=said["supersedes"] or None,
     )
+
+
+def _corpora(listed: str | None) -> list[str] | None:
+    from vlmed.errors import UsageError, unknown
+    from vlmed.leakage.contamination import load_graph
+
+    if not listed:
+        return None
+    found, known = [] if listed == "none" else names(listed), load_graph().corpora
+    hint = "docs/contamination.md lists them; what is not there goes into --trained-on-other"
+    problems = [unknown("corpus", name, known, hint).problems[0] for name in found if name not in known]
+    if problems:
+        raise UsageError(problems)
+    return found
 
 
 _QUESTIONS = {
@@ -143,6 +170,30 @@ def _offer(folder: Path, to: Path, hub: str, dry_run: bool) -> None:
         typer.echo(f"  {path.relative_to(folder).as_posix()}  {path.stat().st_size} bytes")
     if (folder / "submission.json").exists():
         typer.echo((folder / "submission.json").read_text("utf-8"), nl=False)
+
+
+def _offer_to_card(run: Path, place: str, card: str, dry_run: bool, suite: Path | None) -> None:
+    from difflib import unified_diff
+
+    from vlmed.errors import CheckError, errors_in
+    from vlmed.results.compare import manifests_of
+    from vlmed.results.hub_card import check_repository, evaluations_of
+    from vlmed.results.publish import card_changes, offer_card
+    from vlmed.results.validate import validate_run
+
+    loaded = suite_of(suite)
+    report = validate_run(run, loaded, manifests_of(suite))
+    if not report.accepted:
+        raise CheckError(errors_in(report.problems))
+    result = _result(run)
+    check_repository(result["model"], card)
+    before, after, commit = card_changes(card, list(evaluations_of(result, loaded, place)))
+    if dry_run:
+        typer.echo(f"would open a pull request on {card} that changes its card:")
+        typer.echo("\n".join(unified_diff(before.splitlines(), after.splitlines(), "before", "after", lineterm="")))
+    else:
+        title = "Add evaluation results of vlmed"
+        typer.echo(f"{offer_card(card, after, commit, title)}\nnext: wait for the owners of {card} to merge it")
 
 
 @app.command(name="list")
@@ -183,8 +234,19 @@ def _row(run: Path) -> dict[str, Any]:
         "units": len(result["units"]),
         "date": described.date if described else "",
         "licence": described.licence if described else "",
-        "state": "retracted" if (run / RETRACTION).exists() else "",
+        "state": "retracted" if (run / RETRACTION).exists() else _audited(run, result),
     }
+
+
+def _audited(run: Path, result: Mapping[str, Any]) -> str:
+    """What audits say of a run as a whole."""
+    from vlmed.hashing import file_hash
+    from vlmed.results.audits import contradicted, verified
+
+    sha256 = file_hash(run / "result.json")
+    if contradicted(run, sha256):
+        return "contradicted"
+    return "verified" if len(verified(run, result, sha256)) == len(result["units"]) else ""
 
 
 @app.command()
@@ -198,12 +260,15 @@ def show(
 
     Example: vlmed submissions show my-lab__my-model/1
     """
+    from vlmed.hashing import file_hash
+    from vlmed.results.audits import records_of
     from vlmed.results.compare import manifests_of
     from vlmed.results.description import read_description
     from vlmed.results.plausible import flags_of
 
     loaded, place = suite_of(suite), _place(run, folder)
     result, described = _result(place), read_description(place)
+    sha256 = file_hash(place / "result.json")
     facts = {
         "run": str(place),
         "model": result["model"],
@@ -213,6 +278,7 @@ def show(
             for unit in result["units"]
             for name, part, estimate in _main_metrics(unit, loaded.tasks[unit["task"]].main_metric)
         ],
+        "audits": [{"file": path.name, **record} for path, record in records_of(place, sha256)],
         "flags": [flag.to_json() for flag in flags_of(place, folder, loaded, manifests_of(suite))],
     }
     if as_json:

@@ -19,11 +19,13 @@ from vlmed.evaluate.run import Runner, environment
 from vlmed.evaluate.units import Unit
 from vlmed.files import write_json
 from vlmed.models.load import load_model
+from vlmed.models.numerics import Numerics
 from vlmed.models.protocols import LoadedModel
 from vlmed.models.reference import parse_reference
 from vlmed.results.audits import FOLDER, compare, draw, verdict
 from vlmed.results.document import Document, read_document
 from vlmed.results.predictions import Predictions, read_predictions
+from vlmed.results.tolerance import TOLERANCES, Tolerance, precision_of
 from vlmed.suite.types import Suite
 
 Report = Callable[[str, str], None]
@@ -52,16 +54,18 @@ def audit(
         report: Told each unit's name and verdict.
 
     Raises:
-        UsageError: The model can't be fetched by anyone but its submitter.
-        InputError: What was fetched is not the revision that the result names.
+        UsageError: The model can't be fetched by anyone but its submitter, its revision is gone, or the device can't
+            compute in the precision that the result names.
+        InputError: What was fetched is not the revision that the result names, or it names no precision that there is.
     """
     document = read_document(run / "result.json", "result.schema.json")
     result = document.value
-    model = _fetched(result["model"], device, trust_remote_code)
+    precision = precision_of(result)
+    model = _fetched(result["model"], device, trust_remote_code, Numerics(precision))
     runner = Runner(suite, model, data)
     units = []
     for claim in result["units"]:
-        units.append(_audited(run, claim, runner, samples, seed))
+        units.append(_audited(run, claim, runner, samples, seed, TOLERANCES[precision]))
         report(claim["unit"], units[-1]["verdict"])
     record = {
         "schema_version": 1,
@@ -72,7 +76,7 @@ def audit(
         "seed": seed,
         "samples": samples,
         "units": units,
-        "environment": environment(),
+        "environment": environment() | {"precision": precision},
         "verdict": verdict([unit["verdict"] for unit in units]),
     }
     return _write(run, record, document)
@@ -88,8 +92,8 @@ def _write(run: Path, record: Mapping[str, Any], document: Document) -> Path:
     return path
 
 
-def _fetched(claim: Mapping[str, Any], device: str, trust_remote_code: bool) -> LoadedModel:
-    """The model that a result names, at the revisions that it names."""
+def _fetched(claim: Mapping[str, Any], device: str, trust_remote_code: bool, numerics: Numerics) -> LoadedModel:
+    """The model that a result names, at the revisions and in the precision that it names."""
     reference = parse_reference(claim["ref"])
     if reference.scheme in ("dir", "endpoint"):
         what = f"a model behind {reference.scheme}: can be run by its submitter alone"
@@ -97,14 +101,16 @@ def _fetched(claim: Mapping[str, Any], device: str, trust_remote_code: bool) -> 
     pinned = reference if reference.scheme == "control" else replace(reference, revision=claim["revision"])
     adapter = claim["adapter"]
     pinned_adapter = str(replace(parse_reference(adapter["ref"]), revision=adapter["revision"])) if adapter else None
-    model = load_model(str(pinned), pinned_adapter, device, trust_remote_code)
+    model = load_model(str(pinned), pinned_adapter, device, trust_remote_code, numerics)
     if model.info.revision != claim["revision"]:
         what = "another revision was fetched than the result names"
         raise InputError(what, expected=claim["revision"], got=model.info.revision)
     return model
 
 
-def _audited(run: Path, claim: Mapping[str, Any], runner: Runner, samples: int, seed: int) -> dict[str, Any]:
+def _audited(
+    run: Path, claim: Mapping[str, Any], runner: Runner, samples: int, seed: int, within: Tolerance
+) -> dict[str, Any]:
     try:
         task, track = runner.suite.tasks[claim["task"]], runner.suite.tracks[claim["track"]]
         if track.method in _SKIPPED:
@@ -115,7 +121,7 @@ def _audited(run: Path, claim: Mapping[str, Any], runner: Runner, samples: int, 
         table = runner.data.table(task)
         whole = track.method in _WHOLE or runner.model.info.family == "control"
         again = _predict(runner, unit, table if whole else _only(table, set(drawn)))
-        found = compare(claimed, again, drawn)
+        found = compare(claimed, again, drawn, within)
     except (VlmedError, KeyError) as error:
         return _skipped(claim, str(error).splitlines()[0][:500] if str(error) else type(error).__name__)
     said = "confirmed" if found.confirmed else "contradicted"

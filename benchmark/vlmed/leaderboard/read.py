@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from vlmed.errors import MissingError, Problem, errors_in
-from vlmed.files import read_json
-from vlmed.hashing import file_hash
+from vlmed.files import parse_json
 from vlmed.results import audits
 from vlmed.results.description import Description, read_description
 from vlmed.results.many import Validator
@@ -33,6 +35,7 @@ class Entry:
     Attributes:
         result: Its `result.json`; control characters and lone surrogates in texts are replaced by U+FFFD.
         folder: Where it lies.
+        sha256: Of `result.json`, which its audits name.
         description: What its submitter says; None for the oldest.
     """
 
@@ -41,6 +44,7 @@ class Entry:
     run: str
     result: Mapping[str, Any]
     folder: Path
+    sha256: str
     description: Description | None = None
 
     @property
@@ -52,11 +56,6 @@ class Entry:
     def control(self) -> bool:
         """Whether the model is a control, which is shown but never ranked."""
         return "control" in (self.result["model"]["kind"], self.result["model"]["family"])
-
-    @cached_property
-    def sha256(self) -> str:
-        """Of `result.json`, which its audits name."""
-        return file_hash(self.folder / "result.json")
 
     @cached_property
     def verified(self) -> frozenset[str]:
@@ -114,15 +113,16 @@ def read_submissions(
         raise MissingError("there is no such folder of submissions", file=folder)
     paths = {run: run.relative_to(folder).as_posix() for run in _run_folders(folder)}
     problems = {run: _layout_problems(run, path) for run, path in paths.items()}
-    validator = Validator(suite, manifests, intervals, kept)
+    validator, proved = Validator(suite, manifests, intervals, kept), {}
     for report in validator.reports([run for run, found in problems.items() if not found], jobs):
         problems[report.folder] = errors_in(report.problems) or list(retraction_problems(report.folder))
+        proved[report.folder] = report.sha256
     refused = [
         Refused(printable(paths[run]), [_relative(problem, folder) for problem in found])
         for run, found in problems.items()
         if found
     ]
-    standing, superseded = _standing([_entry(run) for run, found in problems.items() if not found])
+    standing, superseded = _standing([_entry(run, proved[run]) for run, found in problems.items() if not found])
     return Submissions(standing, [*refused, *superseded])
 
 
@@ -171,14 +171,32 @@ def _layout_problems(run: Path, path: str) -> list[Problem]:
     folders = path.split("/")
     if len(folders) != 2 or not _RUN_FOLDER.fullmatch(folders[1]):
         return [Problem("this is no folder of a submission", path, "", EXPECTED, path, "use `vlmed submit`")]
-    places = [run.parent, run, run / "result.json", run / "predictions", *(run / "predictions").glob("*")]
-    hint = "copy the file itself"
-    return [Problem("a link is no evidence", str(place), hint=hint) for place in places if place.is_symlink()]
+    places = [run.parent, run, run / "result.json", run / "predictions"]
+    links = [str(place) for place in places if place.is_symlink()] + _links(run / "predictions")
+    return [Problem("a link is no evidence", place, hint="copy the file itself") for place in links]
 
 
-def _entry(run: Path) -> Entry:
+def _links(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return [entry.path for entry in entries if entry.is_symlink()]
+
+
+def _entry(run: Path, proved: str) -> Entry:
+    """An accepted run, of whose `result.json` validation saw the bytes with the SHA-256 `proved`."""
     org, model = run.parent.name.split("__")
-    return Entry(org, model, run.name, printable(read_json(run / "result.json")), run, read_description(run))
+    content = (run / "result.json").read_bytes()
+    digest = sha256(content).hexdigest()
+    # What validation has read strictly needs no second strict reading, which takes three times as long.
+    result = json.loads(content) if digest == proved else parse_json(content, run / "result.json")
+    return Entry(org, model, run.name, _shown(result, content), run, digest, read_description(run))
+
+
+def _shown(result: Any, content: bytes) -> Any:
+    """The parsed `content`, printable: JSON in ASCII without escapes can hold no control character but DEL."""
+    plain = content.isascii() and b"\\" not in content and b"\x7f" not in content
+    return result if plain else printable(result)
 
 
 def _relative(problem: Problem, folder: Path) -> Problem:

@@ -2,11 +2,12 @@
 
 A sample differs where the two runs say something else of it by more than hardware and libraries explain:
 
-- classification: any class probability differs by more than 0.02;
-- retrieval: the rank of the true item differs by more than one and 2 % of the gallery, in either direction;
+- classification: any class probability differs by more than the tolerance;
+- retrieval: the rank of the true item differs by more than one and a share of the gallery, in either direction;
 - VQA: the parsed answers differ.
 
-A record is worth as much as whoever merges it: a submission can't bring its own (`history`).
+`tolerance` has the numbers. A record is worth as much as whoever merges it: a submission can't bring its own
+(`history`).
 """
 
 from __future__ import annotations
@@ -28,14 +29,12 @@ from vlmed.results.predictions import (
     Predictions,
     RetrievalPredictions,
 )
+from vlmed.results.tolerance import TOLERANCES, Tolerance
+from vlmed.results.untrusted import printable
 from vlmed.suite.splits import bucket
 
 FOLDER = "audits"
 _SCHEMA = "audit.schema.json"
-_PROBABILITY = 0.02
-_RANK_SHARE = 0.02
-# Greedy decoding forks where two words are as likely; on other hardware a few answers in a hundred do.
-_ANSWERS = 0.05
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,13 @@ def draw(sample_ids: Sequence[str], samples: int, seed: int) -> list[str]:
     return sorted(sorted(sample_ids, key=lambda name: (bucket(f"audit {seed}", name), name))[:samples])
 
 
-def compare(claimed: Predictions, again: Predictions, drawn: Sequence[str]) -> Comparison:
+def compare(
+    claimed: Predictions, again: Predictions, drawn: Sequence[str], within: Tolerance = TOLERANCES["fp32"]
+) -> Comparison:
     """Hold predictions against those of a second run, on the drawn samples, which both must have.
+
+    Args:
+        within: What is allowed for the precision of the claimed run.
 
     Raises:
         KeyError: One of them lacks a drawn sample.
@@ -76,14 +80,14 @@ def compare(claimed: Predictions, again: Predictions, drawn: Sequence[str]) -> C
     tolerance, allowed, differences = 0.0, 0, np.zeros(0)
     if isinstance(claimed, ClassificationPredictions) and isinstance(again, ClassificationPredictions):
         differences = np.abs(claimed.probabilities[ours] - again.probabilities[theirs]).max(axis=1)
-        tolerance = _PROBABILITY
+        tolerance = within.probability
     elif isinstance(claimed, RetrievalPredictions) and isinstance(again, RetrievalPredictions):
         differences = _rank_differences(claimed, again, ours, theirs)
-        tolerance = 1 + _RANK_SHARE * len(claimed.sample_ids)
+        tolerance = 1 + within.rank_share * len(claimed.sample_ids)
     elif isinstance(claimed, AnswerPredictions) and isinstance(again, AnswerPredictions):
         first, second = (each.answered.take(rows).parsed for each, rows in ((claimed, ours), (again, theirs)))
         differences = np.array([float(one != other) for one, other in zip(first, second, strict=True)])
-        allowed = int(_ANSWERS * len(drawn))
+        allowed = int(within.answers * len(drawn))
     differing = int((differences > tolerance).sum())
     return Comparison(len(drawn), differing, float(differences.max(initial=0)), tolerance, allowed)
 
@@ -153,16 +157,28 @@ def verdict(units: Sequence[str]) -> str:
     return "incomplete" if "skipped" in units or not units else "confirmed"
 
 
-def verified(run: Path, result: Mapping[str, Any], sha256: str) -> frozenset[str]:
-    """The units of a run that an audit confirmed and none contradicted; damaged records count for nothing."""
-    confirmed: set[str] = set()
-    contradicted: set[str] = set()
+def records_of(run: Path, sha256: str) -> Iterator[tuple[Path, Mapping[str, Any]]]:
+    """The audits of a run whose `result.json` has this hash, by name; damaged ones count for nothing."""
     for path in sorted((run / FOLDER).glob("*.json")):
         try:
             record = read_document(path, _SCHEMA).value
         except VlmedError:
             continue
         if record["result"] == sha256:
-            confirmed |= {unit["unit"] for unit in record["units"] if unit["verdict"] == "confirmed"}
-            contradicted |= {unit["unit"] for unit in record["units"] if unit["verdict"] == "contradicted"}
-    return frozenset(confirmed & {unit["unit"] for unit in result["units"]}) - contradicted
+            yield path, printable(record)
+
+
+def verified(run: Path, result: Mapping[str, Any], sha256: str) -> frozenset[str]:
+    """The units of a run that an audit confirmed and none contradicted."""
+    confirmed = _units(run, sha256, "confirmed") & {unit["unit"] for unit in result["units"]}
+    return confirmed - contradicted(run, sha256)
+
+
+def contradicted(run: Path, sha256: str) -> frozenset[str]:
+    """The units of a run that an audit contradicted, whatever others say."""
+    return _units(run, sha256, "contradicted")
+
+
+def _units(run: Path, sha256: str, said: str) -> frozenset[str]:
+    units = (unit for _, record in records_of(run, sha256) for unit in record["units"])
+    return frozenset(unit["unit"] for unit in units if unit["verdict"] == said)

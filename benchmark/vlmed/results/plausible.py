@@ -16,7 +16,9 @@ import numpy as np
 
 from vlmed.errors import VlmedError
 from vlmed.files import read_json
+from vlmed.hashing import file_hash
 from vlmed.metrics.table import METRICS
+from vlmed.results.audits import records_of
 from vlmed.results.predictions import (
     AnswerPredictions,
     ClassificationPredictions,
@@ -42,7 +44,7 @@ class Flag:
     """Something to look at.
 
     Attributes:
-        kind: `copied`, `oracle`, `leaked`, `confidence`, `zero_shot` or `family`.
+        kind: `audit`, `copied`, `oracle`, `leaked`, `confidence`, `zero_shot` or `family`.
         unit: The unit's name.
         reason: One sentence with the numbers.
     """
@@ -87,11 +89,11 @@ class _Unit:
 def flags_of(run: Path, submissions: Path, suite: Suite, manifests: Path = FOLDER) -> list[Flag]:
     """The flags of one accepted run among all of `submissions`; those that can't be read are left out.
 
-    Controls are what they are, and get none.
+    Controls are what they are, and get none but those of audits.
     """
     ours = list(_units(run, suite))
     others = [unit for other in _runs(submissions) if other.resolve() != run.resolve() for unit in _units(other, suite)]
-    flags: list[Flag] = []
+    flags = list(_audits(run))
     for unit in ours if ours and ours[0].model["kind"] != "control" else []:
         predictions = unit.predictions()
         flags += _copied(unit, predictions, others)
@@ -117,6 +119,15 @@ def _units(run: Path, suite: Suite) -> Iterator[_Unit]:
                 yield _Unit(f"{run.parent.name}/{run.name}", claim, result["model"], task, run)
     except (VlmedError, LookupError, TypeError):
         return  # Validation tells what is wrong with it.
+
+
+def _audits(run: Path) -> Iterator[Flag]:
+    """Units that the model's own second run contradicts."""
+    for path, record in records_of(run, file_hash(run / "result.json")):
+        for unit in record["units"]:
+            if unit["verdict"] == "contradicted":
+                said = f"{unit['differing']} of {unit['compared']} predictions differ from what the model says"
+                yield Flag("audit", unit["unit"], f"{said}, says {record['auditor']} ({path.name})")
 
 
 def _copied(unit: _Unit, predictions: Predictions, others: Sequence[_Unit]) -> Iterator[Flag]:

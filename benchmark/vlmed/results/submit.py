@@ -102,7 +102,10 @@ def new_place(folder: Path, org: str, model: str, run: str, submissions: Path) -
             raise UsageError(f"this {kind} name can't be a folder", expected="a-z, 0-9, '.', '-'", got=repr(name))
     target = submissions / f"{org}__{model}" / run
     if target.exists():
-        hint = "published results never change: submit a correction under another --run name"
+        hint = (
+            "published results never change: submit a correction under another --run name; "
+            "if nobody but you has it yet, delete the folder"
+        )
         raise UsageError("this submission exists already", file=target, hint=hint)
     described = read_description(folder)
     if described and described.supersedes and not (target.parent / described.supersedes / "result.json").is_file():

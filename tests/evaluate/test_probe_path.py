@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression as Peer
 
+from vlmed.evaluate import logistic
 from vlmed.evaluate.logistic import FINAL_GAP, LogisticRegression
 from vlmed.evaluate.probe import fit_probe
 
@@ -65,18 +67,19 @@ def objective(inputs: np.ndarray, targets: np.ndarray, parameters: np.ndarray, p
     return float(loss.mean() + penalty / 2 * np.square(parameters[:-1]).sum())
 
 
+@pytest.mark.parametrize("precision", [np.float32, np.float64])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_every_fit_of_the_path_reaches_the_objective_of_scikit_learn(shape: str) -> None:
+def test_every_fit_of_the_path_reaches_the_objective_of_scikit_learn(shape: str, precision: type[np.floating]) -> None:
     inputs, targets = SHAPES[shape]()
     inputs = (inputs - inputs.mean(axis=0)) / np.where(inputs.std(axis=0) == 0, 1, inputs.std(axis=0))
-    regression = LogisticRegression.of(inputs, targets, int(targets.max()) + 1)
+    regression = LogisticRegression.of(inputs.astype(precision), targets, int(targets.max()) + 1)
+    exact = replace(regression, inputs=inputs)
     path = list(regression.path(PENALTIES))
     assert [penalty for penalty, _ in path] == sorted(PENALTIES, reverse=True)
     for penalty, parameters in path:
-        ours = np.vstack(regression.classifier(parameters))
         theirs = peer(inputs, targets, penalty)
-        assert objective(inputs, targets, ours, penalty) <= objective(inputs, targets, theirs, penalty) + 1e-6
-        final = np.vstack(regression.classifier(regression.fit(penalty, parameters, FINAL_GAP)))
+        assert objective(inputs, targets, parameters, penalty) <= objective(inputs, targets, theirs, penalty) + 1e-6
+        final = exact.fit(penalty, parameters, FINAL_GAP)
         logits, reference = (inputs @ found[:-1] + found[-1] for found in (final, theirs))
         np.testing.assert_array_equal(logits.argmax(axis=1), reference.argmax(axis=1))
 
@@ -91,6 +94,33 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
         step[entry] = 1e-6
         slope = regression.objective(parameters + step, 0.1)[0] - regression.objective(parameters - step, 0.1)[0]
         assert slope / 2e-6 == pytest.approx(gradient[entry], abs=1e-7)
+
+
+@pytest.mark.parametrize("block", [1, 7, 40])
+def test_blocks_do_not_change_the_objective(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, targets = blobs(samples=40, classes=5)
+    regression = LogisticRegression.of(inputs, targets, 5)
+    parameters = np.random.default_rng(1).standard_normal((21, 5)) / 10
+    loss, gradient = regression.objective(parameters, 0.1)
+    monkeypatch.setattr(logistic, "_BLOCK", block)
+    found, slopes = regression.objective(parameters, 0.1)
+    assert found == pytest.approx(loss, rel=1e-12)
+    assert found == pytest.approx(objective(inputs, targets, parameters, 0.1), rel=1e-12)
+    np.testing.assert_allclose(slopes, gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("sample", [20, 60])
+def test_the_sample_that_estimates_curvature_does_not_move_the_optimum(
+    sample: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sample of 20 has too few for its 20 variances."""
+    inputs, targets = blobs(classes=8)
+    order = np.argsort(targets, kind="stable")
+    inputs, targets = (inputs / inputs.std(axis=0))[order], targets[order]
+    monkeypatch.setattr(logistic, "_SAMPLE", sample)
+    for penalty, parameters in LogisticRegression.of(inputs.astype(np.float32), targets, 8).path(PENALTIES):
+        theirs = peer(inputs, targets, penalty)
+        assert objective(inputs, targets, parameters, penalty) <= objective(inputs, targets, theirs, penalty) + 1e-6
 
 
 def test_where_a_fit_starts_does_not_move_where_it_ends() -> None:

@@ -43,7 +43,7 @@ def fit_probe(
     classes: int,
     penalties: Sequence[float],
 ) -> Probe:
-    """Fit every penalty of the grid, keep the one with the least validation loss, and fit that to more digits.
+    """Fit every penalty of the grid in float32, keep the one with the least validation loss, and fit that in float64.
 
     The objective is mean cross-entropy + penalty / 2 x squared norm of the weights; the bias is free. It is convex,
     so its minimum does not depend on a seed. With n samples, scikit-learn's C is 1 / (penalty x n).
@@ -60,15 +60,16 @@ def fit_probe(
     mean = features.mean(axis=0, dtype=np.float64)
     deviation = features.std(axis=0, dtype=np.float64)
     scale = np.where(deviation == 0, 1.0, deviation)
-    regression = LogisticRegression.of((features - mean) / scale, targets, classes)
+    inputs = (features - mean) / scale
+    regression = LogisticRegression.of(inputs.astype(np.float32), targets, classes)
 
     def probe(penalty: float, parameters: NDArray[np.float64]) -> Probe:
-        fit = Probe(mean, scale, *regression.classifier(parameters), penalty, 0.0)
+        fit = Probe(mean, scale, parameters[:-1], parameters[-1], penalty, 0.0)
         return replace(fit, val_loss=_log_loss(fit.probabilities(val[0]), val[1]))
 
     path = list(regression.path(penalties))
     chosen, parameters = min(path, key=lambda fit: probe(*fit).val_loss)
-    return probe(chosen, regression.fit(chosen, parameters, FINAL_GAP))
+    return probe(chosen, replace(regression, inputs=inputs).fit(chosen, parameters, FINAL_GAP))
 
 
 def _log_loss(probabilities: NDArray[np.float64], targets: NDArray[np.int64]) -> float:

@@ -115,7 +115,9 @@ def unknown(kind: str, name: str, known: Iterable[str], hint: str = "") -> Usage
       got: 'brestmnist'
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
+    # The second spelling is for names as papers write them: BreastMNIST, PMC-15M.
+    spellings = (name, name.lower().replace("-", "_"))
+    near = next(filter(None, (difflib.get_close_matches(text, names, n=3, cutoff=0.5) for text in spellings)), names)
     listed = ", ".join(repr(near_name) for near_name in near[:12])
     more = f" and {len(near) - 12} more" if len(near) > 12 else ""
     return UsageError(f"unknown {kind} {name!r}", expected=f"one of {listed}{more}", got=repr(name), hint=hint)

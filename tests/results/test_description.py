@@ -276,14 +276,26 @@ def test_a_description_without_a_licence_is_asked_for(world: World, run: Path, t
 
 
 def test_a_faulty_description_does_not_stay_in_the_run(world: World, run: Path, tmp_path: Path) -> None:
-    options = ["--org", "lab", "--model", "m", "--to", tmp_path / "to"]
-    faulty = ["--licence", "mit", "--trained-on", "no_such_corpus"]
-    assert "no_such_corpus" in str(command(world, "submit", run, *options, *faulty).exception)
+    options = ["--org", "lab", "--model", "m", "--to", tmp_path / "to", "--licence", "mit"]
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(b"PAR1 and nothing else")
+    faulty = ["--fingerprint", broken]
+    assert "fingerprint.parquet" in str(command(world, "submit", run, *options, *faulty).exception)
     assert not (run / "submission.json").exists()
-    assert command(world, "submit", run, *options, "--licence", "mit", "--dry-run").exit_code == 0
+    assert not (run / "fingerprint.parquet").exists()
+    assert command(world, "submit", run, *options, "--dry-run").exit_code == 0
     before = (run / "submission.json").read_bytes()
     assert command(world, "submit", run, *options, *faulty).exception
     assert (run / "submission.json").read_bytes() == before
+    assert not (run / "fingerprint.parquet").exists()
+
+
+def test_an_unknown_corpus_is_told_before_anything_is_written(world: World, run: Path, tmp_path: Path) -> None:
+    options = ["--org", "lab", "--model", "m", "--to", tmp_path / "to", "--licence", "mit"]
+    said = command(world, "submit", run, *options, "--trained-on", "PMC-15M,no_such")
+    assert "'pmc_15m'" in str(said.exception)
+    assert "no_such" in str(said.exception)
+    assert not (run / "submission.json").exists()
 
 
 def test_what_was_said_stays_when_something_else_is_wrong(world: World, run: Path, tmp_path: Path) -> None:

@@ -21,9 +21,7 @@ from vlmed.cli.common import (
 if TYPE_CHECKING:
     from vlmed.suite.types import Dataset
 
-app = typer.Typer(
-    help="Find, prepare and prove data sets.\n\nExample: vlmed data where papila", no_args_is_help=True
-)
+app = typer.Typer(help="Find, prepare and prove data sets.\n\nExample: vlmed data where papila", no_args_is_help=True)
 
 
 @app.command()

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from vlmed.leaderboard.build import Leaderboard
     from vlmed.leaderboard.rank import Row, Table
 
-app = typer.Typer(help="Rank validated submissions.", no_args_is_help=True)
+app = typer.Typer(
+    help="Rank validated submissions.\n\nExample: vlmed leaderboard build submissions --out leaderboard",
+    no_args_is_help=True,
+)
 
 
 @app.callback()

@@ -57,7 +57,9 @@ def parse_reference(text: str) -> Reference:
     match = _SCHEME.fullmatch(text)
     scheme, rest = (match[1], match[2]) if match else ("hf", text)
     if scheme not in _PARSERS:
-        raise unknown("model scheme", scheme, _PARSERS, hint="a folder is written dir:PATH")
+        raise unknown(
+            "model scheme", scheme, _PARSERS, hint="a folder is written dir:PATH, a repository of the Hub OWNER/NAME"
+        )
     if not rest or rest != rest.strip():
         raise _malformed(text, "the location is empty or has blanks around it")
     return _PARSERS[scheme](scheme, rest, text)

@@ -138,7 +138,8 @@ def _repository(reference: Reference) -> str:
 def _resolve_folder(reference: Reference) -> Resolved:
     path = Path(reference.location).expanduser()
     if not path.is_dir():
-        raise UsageError("the model folder does not exist", file=path, got=str(path.absolute()))
+        what = "this is a file; name the folder it lies in" if path.is_file() else "the model folder does not exist"
+        raise UsageError(what, file=path, got=str(path.absolute()))
     found = _stamped(reference, path, lambda: content_revision(path))
     if reference.revision not in ("", found.revision):
         raise UsageError(

@@ -1,7 +1,7 @@
 """What tuning buys, through the public front door, on phantoms and on real data.
 
     VLMED_DATA=... python tests/bench/adaptation.py FOLDER
-        [classes frozen seeds shares questions generators phantom matrix table]
+        [classes frozen seeds longer shares questions generators phantom matrix table]
 
 The recipes are the frozen ones, cut to ten epochs at one learning rate; `frozen` runs one of them as it is. The encoder
 is a ViT at 32 px that has seen nothing but 2,139 phantoms and their captions; the generator has random weights. `table`
@@ -10,6 +10,7 @@ prints markdown. Whatever FOLDER has from before is taken up, never run twice.
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import sys
@@ -75,7 +76,13 @@ def frozen(home: Path) -> None:
 
 
 def seeds(home: Path) -> None:
-    run(home, encoder(home), "breastmnist", ("lora_linear", "full_linear", "lora"), seeds=(1, 2))
+    run(home, encoder(home), "breastmnist", ("lora_linear", "full_linear"), seeds=(0, 1, 2))
+
+
+def longer(home: Path) -> None:
+    """Three times the epochs where the last one was the best; `table` of FOLDER/longer prints them."""
+    suite = _suite(home / "longer" / "brief", functools.partial(_brief, epochs=30))
+    run(home / "longer", encoder(home), "breastmnist", ("partial_linear", "partial"), suite=suite)
 
 
 def shares(home: Path) -> None:
@@ -87,19 +94,26 @@ def shares(home: Path) -> None:
 def questions(home: Path) -> None:
     run(home, "control:majority", "vqa_rad,slake", ("zero_shot_vqa",))
     run(home, encoder(home), "vqa_rad,slake", ("zero_shot_vqa",))
-    run(home, encoder(home), "slake", ("vqa_fusion",), fractions=(0.25,))
     for track in FUSIONS:
-        run(home, encoder(home), "vqa_rad", (track,))
+        run(home, encoder(home), "vqa_rad", (track,), fractions=(0.25,))
+    run(home, encoder(home), "slake", ("vqa_fusion",), fractions=(0.25,))
+    run(home, encoder(home), "vqa_rad", ("vqa_fusion",))
 
 
 def generators(home: Path) -> None:
-    for track in ("zero_shot_vqa", "projector_lora", "lora_language", "projector"):
+    run(home, generator(home), "vqa_rad", ("zero_shot_vqa",))
+    for track in ("lora_language", "projector_lora", "projector"):
         run(home, generator(home), "vqa_rad", (track,), fractions=(0.25,))
 
 
 def phantom(home: Path) -> None:
-    for track in ("zero_shot", "linear_probe", "lora_linear", "full_linear"):
-        run(home, encoder(home), "phantom_lesion", (track,))
+    """Every track, share and seed, at five epochs; `table` of FOLDER/phantom prints them."""
+    out, model, every = home / "phantom", encoder(home), (*SHARES, 1)
+    suite = _suite(out / "brief", functools.partial(_brief, epochs=5))
+    run(out, model, "phantom_lesion", ("zero_shot", "linear_probe"), suite=suite, fractions=every)
+    for seed in (0, 1, 2):
+        for track in (*LINEAR, *PROMPTS):
+            run(out, model, "phantom_lesion", (track,), suite=suite, fractions=every, seeds=(seed,))
 
 
 def matrix(home: Path) -> None:
@@ -136,14 +150,15 @@ def _short(tree: dict[str, Any]) -> None:
             recipe["max_tokens"] = 2
 
 
-def _brief(tree: dict[str, Any]) -> None:
-    """Ten epochs at one learning rate; a fusion a fifth as wide, of which else an epoch takes minutes on a CPU."""
+def _brief(tree: dict[str, Any], epochs: int = 10) -> None:
+    """Few epochs at one learning rate; a fusion a fifth as wide, of which else an epoch takes minutes on a CPU."""
     for track in tree["tracks"].values():
         recipe = track["recipe"]
         if "lr" in recipe:
-            recipe |= {"lr": [1e-3], "epochs": 10}
+            recipe |= {"lr": [1e-3], "epochs": epochs}
         if recipe.get("fusion", {}).get("module") == "bilinear":
             recipe["fusion"] |= {"width": 96, "glimpses": 2}
+        recipe |= {rate: 1e-2 for rate in ("lora_lr", "projector_lr") if rate in recipe}
         if "max_tokens" in recipe:
             recipe["max_tokens"] = 8
 
@@ -180,7 +195,8 @@ def table(home: Path) -> None:
 
 
 PARTS: dict[str, Callable[[Path], None]] = {
-    each.__name__: each for each in (classes, frozen, seeds, shares, questions, generators, phantom, matrix, table)
+    each.__name__: each
+    for each in (classes, frozen, seeds, longer, shares, questions, generators, phantom, matrix, table)
 }
 
 

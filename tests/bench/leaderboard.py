@@ -41,6 +41,7 @@ from vlmed.leaderboard.board import board
 from vlmed.leaderboard.build import DRAWN, evidence, site_files
 from vlmed.leaderboard.read import read_submissions
 from vlmed.leaderboard.site import write_site
+from vlmed.leaderboard.together import unswept
 from vlmed.results import many
 from vlmed.results.many import Validator
 from vlmed.results.validate import Report, find_runs
@@ -128,7 +129,7 @@ def validate(world: factory.World, kept: Path) -> None:
     parts = [run for run in runs if int(run.parent.name.partition("-")[2] or 0) < DISTINCT]
     validator = Validator(world.suite, world.manifests, False, kept)
     assert all(report.accepted for report in validator.reports(parts, JOBS))
-    real, many.validate_run = many.validate_run, lambda run, *_: Report(run, [])
+    real, many.validate_run = many.validate_run, lambda run, *_: Report(run, sha256=file_hash(run / "result.json"))
     list(validator.reports(runs, 1))
     many.validate_run = real
 
@@ -148,7 +149,7 @@ def timed(name: str) -> Iterator[list[float]]:
 
 def built(world: factory.World, out: Path, kept: Path, name: str) -> dict[str, str | bytes]:
     """The steps of `vlmed.leaderboard.build.build`."""
-    with timed(f"{name}: all") as whole:
+    with timed(f"{name}: all") as whole, unswept():
         with timed(f"{name}: read"):
             read = read_submissions(world.submissions, world.suite, world.manifests, False, kept, JOBS)
         assert not read.refused, read.refused[0].problems[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 import yaml
 
 from vlmed.data.load import DataLoader
+from vlmed.data.prepare import PreparedDataset
 from vlmed.evaluate import tuned
 from vlmed.evaluate.estimate import estimate
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, plan
+from vlmed.hashing import file_hash
 from vlmed.models.load import load_model
 from vlmed.results.predictions import ClassificationPredictions, read_predictions
 from vlmed.results.validate import validate_run
@@ -113,6 +116,39 @@ def test_what_was_tuned_runs_again_and_predicts_the_same(
     evaluate(quick, base, again := RunFolder(tmp_path / "again"), cache, "zero_shot", adapter=adapter)
     np.testing.assert_allclose(probabilities(quick, again, "zero_shot"), probabilities(quick, run, track), atol=1e-4)
     assert "vlmed" in (weights / "README.md").read_text()
+
+
+@pytest.mark.parametrize("track", ["lora", "full_linear"])
+def test_kept_pixels_change_no_weight_and_nothing_is_decoded_again(
+    run: RunFolder, quick: Suite, open_clip_model: Path, cache: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, track: str,
+) -> None:  # fmt: skip
+    decoded = Counter[str]()
+    image = PreparedDataset.image
+
+    def counting(dataset: PreparedDataset, name: str) -> Any:
+        decoded[name] += 1
+        return image(dataset, name)
+
+    monkeypatch.setattr(PreparedDataset, "image", counting)
+    weights = {}
+    for kind, gib in (("kept", "16"), ("decoded", "0")):
+        monkeypatch.setenv("VLMED_PIXELS_GIB", gib)
+        folder = RunFolder(tmp_path / kind)
+        evaluate(quick, f"dir:{open_clip_model}", folder, cache, track, keep_weights=True)
+        weights[kind] = tensors(folder)
+        assert bool(decoded) == (kind == "decoded")
+    assert set(decoded.values()) == {1}
+    assert weights["kept"] == weights["decoded"]
+    assert weights["kept"].items() <= tensors(run).items()
+
+
+def tensors(folder: RunFolder) -> dict[str, str]:
+    """The hash of every file of weights that a run kept."""
+    return {
+        path.relative_to(folder.path).as_posix(): file_hash(path)
+        for path in (folder.path / "weights").rglob("*.safetensors")
+    }
 
 
 def test_a_log_is_kept(run: RunFolder) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from submission_factory import World
 from vlmed.errors import MissingError
+from vlmed.hashing import file_hash
 from vlmed.leaderboard.read import natural_key, printable, read_submissions
 
 
@@ -127,6 +128,18 @@ def test_hostile_texts_become_printable(world):
     (entry,) = read(world).entries
     assert entry.result["model"]["name"] == "a\ufffdb\ufffd[2Jc\ufffd"
     json.dumps(entry.result, ensure_ascii=False).encode()
+
+
+@pytest.mark.parametrize("mark", ["\x7f", "\x85"])
+def test_control_characters_that_json_need_not_escape_become_printable(world, mark):
+    run = world.add("a")
+    edit(run, lambda result: result["model"].update(name=f"a{mark}b"))
+    path = run / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()), ensure_ascii=False), "utf-8")
+    assert mark in path.read_text("utf-8")
+    (entry,) = read(world).entries
+    assert entry.result["model"]["name"] == "a\ufffdb"
+    assert entry.sha256 == file_hash(path)
 
 
 def test_printable_leaves_letters_of_all_scripts_alone():

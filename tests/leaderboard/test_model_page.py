@@ -94,8 +94,8 @@ def of(world: World, name: str) -> list[Any]:
 def test_seeds_are_added_up_on_the_samples_that_decide(world: World) -> None:
     world.add("m", tasks=("chest", "waiting"), seeds=(0, 1))
     chest, waiting = of(world, "m")
-    assert sum(line.count for line in chest.lines) == 2 * (120 - LEAKY) == sum(one.count for one in chest.bins)
-    assert sum(line.count for line in waiting.lines) == 2 * 120
+    assert sum(line.samples for line in chest.lines) == 2 * (120 - LEAKY) == sum(one.samples for one in chest.bins)
+    assert sum(line.samples for line in waiting.lines) == 2 * 120
     units = chest.row.units
     assert chest.calibration_error == pytest.approx(
         np.mean([unit["scores"]["metrics"]["clean"]["ece"]["value"] for unit in units])
@@ -111,7 +111,7 @@ def test_shares_belong_to_the_true_class_and_shade_its_cells(world: World) -> No
         assert (own.share, own.shade) == (line.right, f"plus{3 if line.right < 0.75 else 4}")
         assert all(cell.shade in ("", "minus1", "minus2") for cell in line.cells if cell is not own)
         assert own not in line.taken_for
-        assert [cell.count for cell in line.taken_for] == sorted((c.count for c in line.taken_for), reverse=True)
+        assert [cell.samples for cell in line.taken_for] == sorted((c.samples for c in line.taken_for), reverse=True)
 
 
 def test_the_matrix_stands_in_the_page_as_a_table(world: World) -> None:
@@ -120,7 +120,9 @@ def test_the_matrix_stands_in_the_page_as_a_table(world: World) -> None:
     page = page_of(world, "m")
     matrix = page[page.index("heat confusion") :].split("</table>")[0]
     shown = [int(number) for number in re.findall(r"<td[^>]*>(\d+)", matrix)]
-    assert shown == [number for line in organ.lines for number in (*(cell.count for cell in line.cells), line.count)]
+    assert shown == [
+        number for line in organ.lines for number in (*(cell.samples for cell in line.cells), line.samples)
+    ]
     assert matrix.count('scope="row"') == 3
 
 

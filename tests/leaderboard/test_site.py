@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vlmed.errors import UsageError, VlmedError
-from vlmed.leaderboard.site import write_site
+from vlmed.leaderboard.site import check_replaceable, write_site
 
 PAGES = {"index.html": "<p>one</p>", "data/a.json": "{}"}
 
@@ -95,6 +95,16 @@ def test_refuses_a_site_with_a_file_changed_by_hand(tmp_path):
     (tmp_path / "site" / "index.html").write_text("my own words")
     with pytest.raises(UsageError, match="would lose this file"):
         write_site(tmp_path / "site", PAGES, {})
+
+
+def test_a_check_by_names_finds_what_no_build_wrote_and_reads_nothing(tmp_path):
+    write_site(tmp_path / "site", PAGES, {})
+    (tmp_path / "site" / "index.html").write_text("my own words")
+    check_replaceable(tmp_path / "site", contents=False)
+    (tmp_path / "site" / "data" / "mine").write_text("mine")
+    with pytest.raises(UsageError, match="would lose this file") as caught:
+        check_replaceable(tmp_path / "site", contents=False)
+    assert [problem.file for problem in caught.value.problems] == [str(tmp_path / "site" / "data" / "mine")]
 
 
 def test_refuses_a_file(tmp_path):

@@ -1,5 +1,8 @@
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -108,6 +111,31 @@ def test_the_card_says_what_is_known(case, tmp_path: Path) -> None:
         assert part in card
     assert re.search(r"Trained: [\d,]+ of [\d,]+ parameters", card)
     assert "not a medical device" in card
+
+
+SAVE = """
+import sys
+from pathlib import Path
+from tuning_cases import load_case
+from vlmed.tuning.save import save_adapter
+base, folder = map(Path, sys.argv[1:])
+with load_case(base, 6).tune("lora", epochs=1) as tuned:
+    save_adapter(tuned, folder, "open_clip:org/model", "a" * 40)
+"""
+
+
+def test_another_process_writes_the_same_config(case, folders, tmp_path: Path) -> None:
+    """Names are hashed otherwise in every process, and what PEFT holds as a set comes in another order."""
+    here, script = Path(__file__).parent, [sys.executable, "-c", SAVE, folders("clip"), tmp_path / "there"]
+    path = os.pathsep.join((str(here), str(here.parent)))
+    subprocess.run(script, env=os.environ | {"PYTHONHASHSEED": "1", "PYTHONPATH": path}, check=True)
+    with case("clip").tune("lora", epochs=1) as tuned:
+        save_adapter(tuned, tmp_path / "here", "open_clip:org/model", "a" * 40)
+    one, two = ((tmp_path / name / "adapter_config.json").read_text() for name in ("here", "there"))
+    targets = json.loads(one)["target_modules"]
+    assert targets == sorted(targets)
+    assert len(targets) > 4
+    assert one == two
 
 
 # Refused

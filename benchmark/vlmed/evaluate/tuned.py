@@ -30,7 +30,7 @@ from vlmed.tuning.tune import LOG, Tuned, tune
 if TYPE_CHECKING:
     from vlmed.tuning.generative import TunedGenerator
 
-# Preprocessed images that are kept from one epoch to the next; a data set larger than this is decoded every time.
+# Preprocessed images that are kept in memory from one epoch to the next; others come from the disk every time.
 _HELD_BYTES = 4 * 2**30
 
 
@@ -128,21 +128,20 @@ class Images:
         """Images of samples by their position."""
 
         def pixels(rows: NDArray[np.int64]) -> torch.Tensor:
-            return torch.stack([self._image(samples[row]) for row in rows])
+            # A test image may be shown in place of another one, so the sample says which.
+            wanted = [samples[row] for row in rows]
+            absent = [sample for sample in wanted if sample.id not in self._held]
+            fresh = dict(zip((sample.id for sample in absent), self.job.pixels(absent), strict=True)) if absent else {}
+            self._hold(fresh)
+            return torch.stack([fresh[each.id] if each.id in fresh else self._held[each.id] for each in wanted])
 
         return pixels
 
-    def _image(self, sample: Sample) -> torch.Tensor:
-        # A test image may be shown in place of another one, so the sample says which.
-        held = self._held.get(sample.id)
-        if held is None:
-            held = cast(ImageEncoder, self.job.model.predictor).preprocess(self.job.image(sample))
-            self._hold(sample.id, held)
-        return held
-
-    def _hold(self, name: str, pixels: torch.Tensor) -> None:
-        size = pixels.numel() * pixels.element_size()
+    def _hold(self, fresh: Mapping[str, torch.Tensor]) -> None:
         with self._lock:
-            if size <= self._room and name not in self._held:
-                self._held[name] = pixels
-                self._room -= size
+            for name, pixels in fresh.items():
+                size = pixels.numel() * pixels.element_size()
+                if size <= self._room and name not in self._held:
+                    # A copy, since the whole batch would stay with it, pinned for a GPU.
+                    self._held[name] = pixels.clone()
+                    self._room -= size

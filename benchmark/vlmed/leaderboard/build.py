@@ -26,7 +26,7 @@ from vlmed.leaderboard.rank import Table
 from vlmed.leaderboard.read import Submissions, read_submissions
 from vlmed.leaderboard.site import check_replaceable, write_site
 from vlmed.leaderboard.tasks import task_pages
-from vlmed.leaderboard.together import Maker, Page, made_together
+from vlmed.leaderboard.together import Maker, Page, made_together, unswept
 from vlmed.results.unit_check import Choice
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
@@ -86,10 +86,11 @@ def build(
     """
     if out.resolve().is_relative_to(submissions.resolve()):
         raise UsageError("the site can't stand among the submissions", file=out, hint="choose another --out")
-    check_replaceable(out.resolve())
-    read = read_submissions(submissions, suite, manifests, intervals, kept, jobs)
-    found = board(suite, read, manifests, find_card, kept and kept / DRAWN, jobs)
-    write_site(out, dict(site_files(found, find_card, jobs)), dict(evidence(read)))
+    check_replaceable(out.resolve(), contents=False)
+    with unswept():
+        read = read_submissions(submissions, suite, manifests, intervals, kept, jobs)
+        found = board(suite, read, manifests, find_card, kept and kept / DRAWN, jobs)
+        write_site(out, dict(site_files(found, find_card, jobs)), dict(evidence(read)))
     return Leaderboard(found, out / "index.html")
 
 
@@ -119,15 +120,16 @@ def _makers(found: Board) -> Iterator[Maker]:
     yield lambda: [("about.html", render("about.html", "", board=found, here="About", draws=f"{DRAWS:,}"))]
 
 
+_encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
+
+
 def _lines_of_json(value: Any, depth: int = 4) -> str:
     """JSON with a line for each value down to `depth`, such as a row of a table, so that versions can be compared."""
     if not depth or not value or not isinstance(value, dict | list):
-        return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return _encode(value)
     if isinstance(value, list):
         return "[\n" + ",\n".join(_lines_of_json(one, depth - 1) for one in value) + "\n]"
-    members = (
-        f"{json.dumps(name, ensure_ascii=False)}: {_lines_of_json(value[name], depth - 1)}" for name in sorted(value)
-    )
+    members = (f"{_encode(name)}: {_lines_of_json(value[name], depth - 1)}" for name in sorted(value))
     return "{\n" + ",\n".join(members) + "\n}"
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -84,13 +85,18 @@ def results_csv(rows: Sequence[tuple[Any, ...]]) -> str:
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(COLUMNS)
-    writer.writerows([_cell(value) for value in row] for row in rows)
+    columns = list(zip(*rows, strict=True))
+    for place, kind in enumerate(COLUMNS.values()):
+        if columns and kind == pa.string():
+            columns[place] = tuple(map(_text, columns[place]))
+    writer.writerows(zip(*columns, strict=True))
     return file.getvalue()
 
 
 def results_parquet(rows: Sequence[tuple[Any, ...]]) -> bytes:
     """The rows as Parquet; the bytes depend on the rows and the version of pyarrow alone."""
-    arrays = [pa.array([row[place] for row in rows], kind) for place, kind in enumerate(COLUMNS.values())]
+    columns = zip(*rows, strict=True) if rows else [()] * len(COLUMNS)
+    arrays = [pa.array(values, kind) for values, kind in zip(columns, COLUMNS.values(), strict=True)]
     sink = pa.BufferOutputStream()
     # No compressor, so that none of their versions changes the bytes; dictionaries keep repeated texts small.
     table = pa.table(arrays, names=list(COLUMNS))
@@ -176,14 +182,14 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
         "rank": {"low": row.rank[0], "high": row.rank[1]} if row.rank else None,
         "note": row.note,
         "verified": row.verified,
-        "contamination": asdict(row.contamination) if row.contamination else None,
+        "contamination": vars(row.contamination) if row.contamination else None,
         "score": {
             "value": row.value,
             "low": row.low,
             "high": row.high,
             "spread": row.spread(table.task.main_metric, table.part),
         },
-        "gain": asdict(row.gain) if row.gain else None,
+        "gain": vars(row.gain) if row.gain else None,
         "model": {name: model[name] for name in _MODEL if name in model},
         "units": [
             {name: unit[name] for name in ("unit", "seed", "predictions", "scores", "cost")} for unit in row.units
@@ -191,6 +197,7 @@ def _row(table: Table, row: Row) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
-    """A text that no spreadsheet takes for a formula; numbers stay as they are."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+@cache  # a text stands in many rows
+def _text(value: str | None) -> str | None:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{value}" if value and value.startswith(_FORMULA) else value

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vlmed.leaderboard.cells import contamination_cell, decimal, gain_cell, number_cells, whisker
 from vlmed.metrics.table import METRICS, Metric
 from vlmed.suite.types import Task
 
@@ -67,11 +68,15 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"metric_of": _metric}
+    environment.globals |= {
+        "metric_of": _metric,
+        "number_cells": number_cells,
+        "whisker": whisker,
+        "gain_cell": gain_cell,
+        "contamination_cell": contamination_cell,
+    }
     environment.filters |= {
-        "decimal": lambda value: "–" if value is None else f"{value:.3f}",
-        "signed": lambda value: "–" if value is None else f"{value:+.3f}".replace("-", "−"),
-        "plain": lambda value: "" if value is None else repr(value),
+        "decimal": decimal,
         "tick": lambda value: f"{value:g}",
         "quantity": quantity,
         "rank": span,

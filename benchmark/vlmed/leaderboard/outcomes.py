@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from markupsafe import Markup
 
@@ -17,11 +18,10 @@ WIDEST = 20  # classes of a matrix that is drawn whole; a larger one is told cla
 _SHADES = (0.05, 0.25, 0.5, 0.75)  # shares of a row from which a cell is shaded, and more
 _MOST = 3  # classes for which a class is most often taken
 _AXIS = Axis(0.0, 1.0, (0.0, 0.5, 1.0), 30, 210)  # of both directions; the template writes its ticks
-_TOP = 8  # of a chart, in pixels
+_SUM = _AXIS.end + 8  # of a share's pixels from the left and from the top
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """Samples of one class that were taken for another, or for itself.
 
     Attributes:
@@ -30,24 +30,23 @@ class Cell:
     """
 
     name: str
-    count: int
+    samples: int
     share: float | None
     shade: str
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A row of the matrix.
 
     Attributes:
-        count: Samples of the class.
+        samples: Of the class.
         right: Share of them that were taken for it.
         precision: Share of the samples taken for the class that belong to it; None where none was.
         cells: One for each class, in the task's order.
     """
 
     name: str
-    count: int
+    samples: int
     right: float | None
     precision: float | None
     cells: Sequence[Cell]
@@ -60,12 +59,11 @@ class Line:
     @property
     def taken_for(self) -> list[Cell]:
         """The other classes that it is most often taken for, at most three."""
-        wrong = [cell for cell in self.cells if cell.count and cell.name != self.name]
-        return sorted(wrong, key=lambda cell: -cell.count)[:_MOST]
+        wrong = [cell for cell in self.cells if cell.samples and cell.name != self.name]
+        return sorted(wrong, key=lambda cell: -cell.samples)[:_MOST]
 
 
-@dataclass(frozen=True)
-class Bin:
+class Bin(NamedTuple):
     """Samples of like top probability.
 
     Attributes:
@@ -74,7 +72,7 @@ class Bin:
         radius: Of its dot, in pixels; its area grows with the share of all samples.
     """
 
-    count: int
+    samples: int
     confidence: float
     accuracy: float
     radius: float
@@ -92,16 +90,20 @@ class Picture:
     @property
     def dots(self) -> Markup:
         """The bins as elements of the chart: dots, joined with the line on which they would be calibrated."""
-        points = [(_x(one.confidence), _y(one.confidence), _y(one.accuracy), one.radius) for one in self.bins]
-        gaps = "".join(f"M{x} {line}V{y}" for x, line, y, _ in points)
-        dots = (f'<circle class="dot" cx="{x}" cy="{y}" r="{radius}"/>' for x, _, y, radius in points)
+        places = [(_AXIS.x(one.confidence), _AXIS.x(one.accuracy), one.radius) for one in self.bins]
+        gaps = "".join([f"M{x} {_SUM - x:.1f}V{_SUM - y:.1f}" for x, y, _ in places])
+        dots = [f'<circle class="dot" cx="{x}" cy="{_SUM - y:.1f}" r="{radius}"/>' for x, y, radius in places]
         return Markup(f'<path class="bar" d="{gaps}"/>{"".join(dots)}')
 
     @property
     def rows(self) -> Markup:
         """The bins as rows of a table."""
-        rows = ((f"{one.confidence:.3f}", f"{one.accuracy:.3f}", one.count) for one in self.bins)
-        return Markup("".join(f"<tr>{''.join(map(_number, row))}</tr>" for row in rows))
+        cell = '<td class="number">'
+        rows = [
+            f"<tr>{cell}{one.confidence:.3f}</td>{cell}{one.accuracy:.3f}</td>{cell}{one.samples}</td></tr>"
+            for one in self.bins
+        ]
+        return Markup("".join(rows))
 
     @property
     def whole(self) -> bool:
@@ -122,18 +124,6 @@ def pictures(model: Model) -> Iterator[Picture]:
             yield Picture(table, row, _lines(names, row.outcome.confusion), list(_bins(row.outcome)))
 
 
-def _number(text: object) -> str:
-    return f'<td class="number">{text}</td>'
-
-
-def _x(share: float) -> float:
-    return _AXIS.x(share)
-
-
-def _y(share: float) -> float:
-    return round(_TOP + _AXIS.end - _AXIS.x(share), 1)
-
-
 def _lines(names: Sequence[str], confusion: Whole) -> list[Line]:
     taken = confusion.sum(axis=0).tolist()
     return [_line(index, names, counts, taken[index]) for index, counts in enumerate(confusion.tolist())]
@@ -148,9 +138,9 @@ def _line(index: int, names: Sequence[str], counts: Sequence[int], taken: int) -
 
 
 def _element(cell: Cell) -> str:
-    if not cell.count or cell.share is None:
+    if not cell.samples or cell.share is None:
         return '<td class="none">0</td>'
-    return f'<td class="{cell.shade}">{cell.count}<small>{100 * cell.share:.0f}&nbsp;%</small></td>'
+    return f'<td class="{cell.shade}">{cell.samples}<small>{100 * cell.share:.0f}&nbsp;%</small></td>'
 
 
 def _share(count: int, total: int) -> float | None:
@@ -163,7 +153,8 @@ def _shade(share: float | None, right: bool) -> str:
 
 
 def _bins(outcome: Outcome) -> Iterator[Bin]:
-    total = outcome.bins[:, 0].sum()
-    for count, confidence, right in outcome.bins.tolist():
+    bins = outcome.bins.tolist()
+    total = sum(count for count, _, _ in bins)
+    for count, confidence, right in bins:
         if count:
             yield Bin(int(count), confidence / count, right / count, round(2 + 5 * (count / total) ** 0.5, 1))

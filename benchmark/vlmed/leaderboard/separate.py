@@ -143,8 +143,9 @@ def holm(p: NDArray[np.float64], alpha: float = ALPHA) -> NDArray[np.bool_]:
     >>> holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist()
     [True, False, False, True]
     """
-    order = np.argsort(p, kind="stable")
-    kept = p[order] > alpha / np.arange(len(p), 0, -1)
+    small = np.flatnonzero(p <= alpha)  # nothing else can fall, and sorting takes long
+    order = small[np.argsort(p[small], kind="stable")]
+    kept = p[order] > alpha / np.arange(len(p), len(p) - len(order), -1)
     rejected = np.zeros(len(p), bool)
     rejected[order] = ~np.maximum.accumulate(kept)
     return rejected

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
 
 from vlmed.errors import InputError, MissingError, Problem, UsageError, VlmedError
@@ -43,8 +45,11 @@ def write_site(folder: Path, contents: Mapping[str, str | bytes], copies: Mappin
         shutil.rmtree(part, ignore_errors=True)
 
 
-def check_replaceable(folder: Path) -> None:
+def check_replaceable(folder: Path, contents: bool = True) -> None:
     """Check that a build may replace `folder`: it is absent, empty, or holds just what an earlier build wrote.
+
+    Args:
+        contents: Whether to read the files, too; without it only those that no build wrote are found.
 
     Raises:
         UsageError: It is a file, or holds files that no build wrote or that were changed since; lists them.
@@ -55,17 +60,32 @@ def check_replaceable(folder: Path) -> None:
     if not folder.is_dir():
         raise UsageError("this is a file, so no site can be built here", file=folder, hint=hint)
     written = written_files(folder)
-    present = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    present = dict(_files_below(folder))
     if present and not written:
         what = "this folder holds files and is no site of vlmed"
         raise UsageError(what, file=folder, got=", ".join(sorted(present)[:5]), hint=hint)
     problems = [
-        Problem("a build would lose this file", str(path), expected=written.get(name, "no such file"), hint=hint)
-        for name, path in sorted(present.items())
-        if name != INDEX and (path.is_symlink() or file_hash(path) != written.get(name))
+        Problem("a build would lose this file", entry.path, expected=written.get(name, "no such file"), hint=hint)
+        for name, entry in sorted(present.items(), key=itemgetter(0))
+        if name != INDEX and not _is_written(entry, written.get(name), contents)
     ]
     if problems:
         raise UsageError(problems)
+
+
+def _files_below(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Path in the site -> everything that is no folder."""
+    for here, _, _ in os.walk(folder):
+        below = "" if here == str(folder) else Path(here).relative_to(folder).as_posix() + "/"
+        with os.scandir(here) as entries:
+            yield from ((below + entry.name, entry) for entry in entries if not entry.is_dir())
+
+
+def _is_written(entry: os.DirEntry[str], expected: str | None, contents: bool) -> bool:
+    """Whether an earlier build wrote this file, and nobody changed it since."""
+    if expected is None or entry.is_symlink():
+        return False
+    return not contents or sha256(Path(entry).read_bytes()).hexdigest() == expected
 
 
 def check_built(folder: Path) -> Mapping[str, str]:
@@ -111,8 +131,8 @@ def written_files(folder: Path) -> Mapping[str, str]:
 def _fill(part: Path, old: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
     """Files that are as the old site has them are linked, not written: nothing changes a file of a site in place."""
     written = written_files(old)
-    for folder in {(part / name).parent for name in (*contents, *copies)}:
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in {name.rpartition("/")[0] for name in (*contents, *copies)}:
+        (part / folder).mkdir(parents=True, exist_ok=True)
     with new_file(part / INDEX) as index:
         files = {}
         for name, content in _all_bytes(contents, copies):

@@ -14,6 +14,21 @@ Maker = Callable[[], Iterable[Page]]
 
 
 @contextmanager
+def unswept() -> Iterator[None]:
+    """Without garbage collection, here and in forked workers, which it would make copy what all share.
+
+    What a build reads lives until its end and makes no cycles, and there is so much of it that every sweep takes long.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
 def made_together(makers: Sequence[Maker], jobs: int) -> Iterator[Iterator[Page]]:
     """The pages of all makers, in order; they are made while the caller does something else.
 
@@ -28,13 +43,11 @@ def made_together(makers: Sequence[Maker], jobs: int) -> Iterator[Iterator[Page]
         return
     global _makers
     _makers = makers
-    gc.freeze()  # so that no worker's collection copies what all share
     try:
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
             yield (page for pages in pool.map(_make, range(len(makers))) for page in pages)
     finally:
         _makers = ()
-        gc.unfreeze()
 
 
 _makers: Sequence[Maker] = ()  # handed on by the fork

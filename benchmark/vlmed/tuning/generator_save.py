@@ -18,7 +18,7 @@ from vlmed.models.layouts import CONFIG
 from vlmed.models.snapshot import read_config
 from vlmed.tuning.generative import TunedGenerator
 from vlmed.tuning.generator_parts import owners
-from vlmed.tuning.save import Base, base_name, copy_side_files, draft, new_folder
+from vlmed.tuning.save import Base, copy_side_files, draft, name_base, new_folder
 
 _ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
@@ -89,7 +89,7 @@ def _save_adapter(tuned: TunedGenerator, projector: list[str], folder: Path, bas
         state = modules[module].state_dict()
         weights |= {f"{_PEFT_PREFIX}{module}.{name}": tensor for name, tensor in state.items()}
     config.modules_to_save = projector or None
-    config.base_model_name_or_path, config.revision = base_name(base_ref), base_revision
+    name_base(config, base_ref, base_revision)
     config.auto_mapping = {
         "base_model_class": type(learner.root).__name__,
         "parent_library": type(learner.root).__module__,

@@ -43,7 +43,7 @@ def similarity(images: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
 
     K is 1 for all but BLIP-2, whose loss and retrieval take the largest of K (Li et al. 2023, section 3.1).
     """
-    several = images.reshape(len(images), -1, texts.shape[1])
+    several = images.reshape(len(images), images.shape[1] // texts.shape[1], texts.shape[1])
     return (functional.normalize(several, dim=-1) @ functional.normalize(texts, dim=-1).T).amax(dim=1)
 
 

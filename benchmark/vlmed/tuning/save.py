@@ -50,8 +50,7 @@ def save_adapter(tuned: Tuned[Any], folder: Path, base_ref: str, base_revision: 
     if tuned.learner.wrapped is None:
         scope = tuned.learner.recipe.scope
         raise UsageError("only a LoRA is an adapter", got=f"the method {scope}", hint="save it as a checkpoint")
-    config = tuned.learner.wrapped.peft_config["default"]
-    config.base_model_name_or_path, config.revision = base_name(base_ref), base_revision
+    name_base(tuned.learner.wrapped.peft_config["default"], base_ref, base_revision)
     with new_folder(folder) as part:
         tuned.learner.wrapped.save_pretrained(str(part), save_embedding_layers=False)
         _save_rest(tuned, part, base_ref, base_revision, about, "peft")
@@ -107,6 +106,14 @@ def save_fusion(tuned: TunedFusion, folder: Path, base_ref: str, base_revision: 
         raise UsageError("a fusion alone doesn't hold what trained in the encoder", got=f"encoders: {scope}", hint=hint)
     with new_folder(folder) as part:
         _save_rest(tuned, part, base_ref, base_revision, about, "vlmed")
+
+
+def name_base(config: Any, base_ref: str, base_revision: str) -> None:
+    """Name the base in a PEFT config, and give it the same text in every process."""
+    config.base_model_name_or_path, config.revision = base_name(base_ref), base_revision
+    # PEFT writes a set in the order of Python's hashes, which the folder's content hash would follow.
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
 
 
 def base_name(ref: str) -> str:

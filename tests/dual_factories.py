@@ -241,6 +241,8 @@ def _open_clip(folder: Path, model_class: str, vision: dict[str, Any], text: dic
     model = getattr(open_clip, model_class)(**copy.deepcopy(config))
     config["custom_text"] = model_class != "CLIP"
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if "text_decoder.text_projection" in weights:  # open_clip leaves it as the memory was
+        weights["text_decoder.text_projection"].zero_()
     save_file(weights, folder / "open_clip_model.safetensors")
     preprocess = {"mean": MEAN, "std": STD, "interpolation": "bicubic", "resize_mode": "shortest"}
     config["text_cfg"] = {key: value for key, value in text.items() if key != "hf_model_pretrained"}

@@ -100,7 +100,7 @@ def test_blind_runs_the_model_without_its_sight_too(
     monkeypatch: pytest.MonkeyPatch, vlmed: Vlmed, phantom_suite: Path, clip: Path, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    clip.rename(tmp_path / "tiny")
+    shutil.copytree(clip, tmp_path / "tiny")
     options = ("--suite", phantom_suite, "--tasks", "lesion", "--model", "dir:tiny")
     said = vlmed("run", *options, "--blind")
     assert said.code == 0, said.err

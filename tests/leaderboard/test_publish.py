@@ -115,16 +115,25 @@ def test_what_no_build_wrote_is_not_served(tmp_path: Path, files: list[str]) -> 
     assert "leaderboard build" in refused.value.problems[0].hint
 
 
+def hears_ctrl_c() -> None:
+    """A job in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_ends_the_command_cleanly(site: Path) -> None:
     command = [sys.executable, "-m", "vlmed", "leaderboard", "serve", str(site), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1) as running:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "bufsize": 1}
+    with subprocess.Popen(command, preexec_fn=hears_ctrl_c, **pipes) as running:
         assert running.stdout
         line = running.stdout.readline()
         found = re.search(r"http://127\.0\.0\.1:\d+/", line)
         assert found, line
         assert urllib.request.urlopen(found[0]).status == 200
         running.send_signal(signal.SIGINT)
-        _, errors = running.communicate(timeout=30)
+        try:
+            _, errors = running.communicate(timeout=30)
+        finally:
+            running.kill()
     assert running.returncode == 0
     assert errors == "stopped\n"
 

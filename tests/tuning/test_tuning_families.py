@@ -59,7 +59,7 @@ def goes_and_comes_back(name: str, head: str, scope: str) -> None:
     assert not moved(before, here.tensors())
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(DUAL))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(DUAL)))
 def test_a_dual_encoder(number: int, name: str) -> None:
     goes_and_comes_back(name, *WAYS[number % len(WAYS)])
 
@@ -70,7 +70,7 @@ def test_an_image_encoder(name: str, scope: str) -> None:
     goes_and_comes_back(name, "linear", scope)
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(GENERATORS))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(GENERATORS)))
 def test_a_generator(number: int, name: str) -> None:
     model: Any = load_model(f"dir:{checkpoint(name)}").predictor
     before = {key: tensor.clone() for key, tensor in model.model.state_dict().items()}

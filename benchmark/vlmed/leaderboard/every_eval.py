@@ -28,7 +28,7 @@ def record_path(run: Shown) -> str:
     """Where a record belongs in the datastore: `data/vlmed/<developer>/<model>/<uuid>.json`, the same for a run always.
 
     >>> record_path(Shown("lab", "m", "1", {}, "", []))
-    'data/vlmed/lab/m/fdd9b3a4-a8d2-4a82-bf65-f3eb4a0d5d5b.json'
+    'data/vlmed/lab/m/b31d26c8-d5ae-49e3-97b2-6aac10836528.json'
     """
     name = UUID(digest(["every_eval_ever", run.org, run.model, run.run])[:32], version=4)
     return f"data/vlmed/{run.org}/{run.model}/{name}.json"

@@ -8,14 +8,15 @@ Thrift structs in the compact protocol; https://parquet.apache.org/docs/file-for
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from vlmed.errors import InputError
+from vlmed.results.thrift import Compact
 
 # Numbers take some twenty bytes each until they are scored, texts some hundred.
 _MOST = {"pages": 50_000, "bytes": 128 * 2**20, "texts": 4_000_000, "numbers": 12_000_000}
@@ -23,9 +24,10 @@ _LONGEST_FOOTER = 2**20
 # Page types whose values are counted, each with the field of its header and, there, of its encoding.
 _DATA = {0: (5, 2), 3: (8, 4)}
 _DICTIONARY = 2
+# Fields of the footer, of a row group, of a column chunk and of its metadata.
+_ROW_GROUPS, _COLUMNS, _META, _SIZES = 4, 1, 3, 16
 # PLAIN, PLAIN_DICTIONARY, RLE, RLE_DICTIONARY; others repeat prefixes or pack numbers, and no writer of ours uses them.
 _ENCODINGS = {0, 2, 3, 8}
-_STRUCT = 12
 
 
 def check_footer(content: bytes, path: Path) -> None:
@@ -53,6 +55,7 @@ def check_pages(content: bytes, metadata: Any, path: Path) -> None:
         InputError: A page lies outside, is damaged, encrypted or of an encoding that unfolds without bound, or all
             together declare too much.
     """
+    _check_histograms(content, metadata, path)
     total = _Total()
     for group, column in _chunks(metadata):
         chunk = metadata.row_group(group).column(column)
@@ -63,6 +66,31 @@ def check_pages(content: bytes, metadata: Any, path: Path) -> None:
         except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
             what = f"a Parquet page is refused: {error}"
             raise InputError(what, file=path, path=where, hint="write the file with vlmed") from None
+
+
+def _check_histograms(content: bytes, metadata: pq.FileMetaData, path: Path) -> None:
+    """See that the footer's histograms of levels have as many entries as there are levels.
+
+    Where they don't, pyarrow ends the whole process as soon as it is asked for the chunk. A field of another type than
+    the format's, which Arrow would pass over, is refused here too.
+    """
+    (length,) = struct.unpack("<I", content[-8:-4])
+    try:
+        footer = Compact(content, len(content) - 8 - length, len(content) - 8).struct()
+        for group in footer[_ROW_GROUPS]:
+            for index, chunk in enumerate(group[_COLUMNS]):
+                _check_levels(chunk[_META].get(_SIZES, {}), metadata.schema.column(index))
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError) as error:
+        what = f"the Parquet footer is refused: {error}"
+        raise InputError(what, file=path, hint="write the file with vlmed") from None
+
+
+def _check_levels(sizes: Mapping[int, Any], column: Any) -> None:
+    if 1 in sizes and column.physical_type != "BYTE_ARRAY":
+        raise ValueError(f"column {column.path!r} claims a length of texts")
+    for place, levels in ((2, column.max_repetition_level), (3, column.max_definition_level)):
+        if sizes.get(place) and len(sizes[place]) != levels + 1:
+            raise ValueError(f"column {column.path!r} has {len(sizes[place])} entries for {levels + 1} levels")
 
 
 @dataclass(frozen=True)
@@ -115,7 +143,7 @@ def _pages(content: bytes, chunk: Any) -> Iterator[_Page]:
     if not 4 <= start <= end <= len(content):
         raise ValueError(f"it lies outside the file, at bytes {start} to {end}")
     while start < end:
-        reader = _Compact(content, start, end)
+        reader = Compact(content, start, end)
         header = reader.struct()
         size, stored = header[2], header[3]
         if size < 0 or not 0 <= stored <= end - reader.place:
@@ -134,61 +162,3 @@ def _page(header: Mapping[int, Any], size: int) -> _Page:
     if values < 0:
         raise ValueError(f"it claims {values} values")
     return _Page(size, values, header[place][encoding])
-
-
-@dataclass
-class _Compact:
-    """Reads one Thrift struct in the compact protocol; field number -> value, nested structs likewise."""
-
-    content: bytes
-    place: int
-    end: int
-    _depth: int = field(default=0, init=False)
-
-    def struct(self) -> dict[int, Any]:
-        self._depth += 1
-        if self._depth > 8:
-            raise ValueError("its header nests too deeply")
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self._byte():
-            number = number + (head >> 4) if head >> 4 else self._integer()
-            fields[number] = self._value(head & 15)
-        self._depth -= 1
-        return fields
-
-    def _value(self, kind: int) -> Any:
-        if kind in (1, 2):
-            return kind == 1
-        if kind == _STRUCT:
-            return self.struct()
-        readers: Mapping[int, Callable[[], Any]] = {
-            3: self._byte, 4: self._integer, 5: self._integer, 6: self._integer, 7: self._double, 8: self._binary
-        }  # fmt: skip
-        return readers[kind]()
-
-    def _byte(self) -> int:
-        if self.place >= self.end:
-            raise ValueError("its header is cut off")
-        self.place += 1
-        return self.content[self.place - 1]
-
-    def _varint(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self._byte()
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-        raise ValueError("its header holds a number without an end")
-
-    def _integer(self) -> int:
-        value = self._varint()
-        return (value >> 1) ^ -(value & 1)
-
-    def _double(self) -> None:
-        self.place += 8
-
-    def _binary(self) -> None:
-        length = self._varint()  # moves the place itself
-        self.place += length

@@ -114,7 +114,8 @@ def test_a_unit_that_was_finished_and_not_fetched_is_not_done_again(worker: Work
 
 def test_a_workers_own_settings_go_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLMED_CACHE", "/node")
-    monkeypatch.delenv("VLMED_DATA", raising=False)
+    monkeypatch.setenv("VLMED_DATA", "before")  # so that what the worker sets is taken back
+    monkeypatch.delenv("VLMED_DATA")
     Worker(lambda: None, lambda model: None, {"VLMED_CACHE": "/driver", "VLMED_DATA": "/data"})  # type: ignore
     assert (os.environ["VLMED_CACHE"], os.environ["VLMED_DATA"]) == ("/node", "/data")
 

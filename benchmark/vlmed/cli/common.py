@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,7 +114,10 @@ def resumable(kept: str) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         typer.echo(f"\nstopped: {kept}\n  next: run the same command again, and it goes on from there", err=True)
-        raise typer.Exit(130) from None
+        # Threads of native libraries that are still at work abort a process that takes itself apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)
 
 
 def print_json(value: Any) -> None:

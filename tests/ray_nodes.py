@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,23 @@ def two_nodes(cpus: float = 1) -> Iterator[Any]:
     }
     store = 80 * 2**20
     head = {"num_cpus": cpus, "object_store_memory": store, "include_dashboard": False, "_system_config": quick}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster: Any = Cluster(initialize_head=True, head_node_args=head)
     try:
         add_node(cluster, cpus)
-        connect(cluster)
-        yield cluster
+        ray = connect(cluster)
+        try:
+            yield cluster
+        finally:
+            ray.shutdown()
     finally:
-        import ray
-
-        ray.shutdown()
         cluster.shutdown()
 
 
-def connect(cluster: Any) -> None:
-    """Connect this process as `vlmed run` would."""
+def connect(cluster: Any) -> Any:
+    """Connect this process as `vlmed run` would; gives the module `ray`."""
     from vlmed.evaluate.ray_crew import connected
 
-    connected(cluster.address)
+    return connected(cluster.address)
 
 
 def add_node(cluster: Any, cpus: float = 1) -> Any:
@@ -67,23 +68,26 @@ def lost_node(cluster: Any) -> None:
     cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
 
 
-def kill_a_worker(cache: Path) -> int:
-    """SIGKILL a worker process as soon as one does a unit, with files of this cache folder open; gives its id."""
-    process: int = wait_for(lambda: _at_work(cache))
+def kill_a_worker(cache: Path, ending: str = "") -> int:
+    """SIGKILL a worker process as soon as one has a file of this cache folder open; gives its id.
+
+    Args:
+        ending: Of the file's name.
+    """
+    process: int = wait_for(lambda: _at_work(cache, ending))
     os.kill(process, signal.SIGKILL)
     return process
 
 
-def _at_work(cache: Path) -> int | None:
+def _at_work(cache: Path, ending: str) -> int | None:
     """The id of such a process."""
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            busy = (process / "cmdline").read_bytes().startswith(b"ray::Worker") and any(
-                str(cache) in str(file.readlink()) for file in (process / "fd").iterdir()
-            )
+            ours = (process / "cmdline").read_bytes().startswith(b"ray::Worker")
+            names = [str(file.readlink()) for file in (process / "fd").iterdir()] if ours else []
         except OSError:
             continue
-        if busy:
+        if any(str(cache) in name and name.endswith(ending) for name in names):
             return int(process.name)
     return None
 
@@ -98,8 +102,14 @@ class Watch(threading.Thread):
 
     def run(self) -> None:
         last: dict[int, int] = {}
-        while not self.over.wait(0.1):
-            now = dict(_workers())
+        workers: list[Path] = []
+        for look in itertools.count():
+            if self.over.wait(0.1):
+                return
+            # To go through all processes at each look would take from the very processor that is measured.
+            if look % 20 == 0:
+                workers = list(_workers())
+            now = {int(process.name): ticks for process in workers if (ticks := _on_a_unit(process)) is not None}
             for pid, ticks in now.items():
                 self.spent[pid] += ticks - last.get(pid, ticks)
             last = now
@@ -110,14 +120,21 @@ class Watch(threading.Thread):
         return sorted((ticks / os.sysconf("SC_CLK_TCK") for ticks in self.spent.values()), reverse=True)
 
 
-def _workers() -> Iterator[tuple[int, int]]:
+def _workers() -> Iterator[Path]:
+    """Processes of workers, also of those that wait."""
     for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::Worker.do"):
-                fields = (process / "stat").read_text().rpartition(")")[2].split()
-                yield int(process.name), int(fields[11]) + int(fields[12])
-        except OSError:
-            continue
+        with suppress(OSError):
+            if (process / "cmdline").read_bytes().startswith(b"ray::Worker"):
+                yield process
+
+
+def _on_a_unit(process: Path) -> int | None:
+    """The ticks that a worker has spent since it began, if it does a unit now."""
+    with suppress(OSError):
+        if (process / "cmdline").read_bytes().startswith(b"ray::Worker.do"):
+            fields = (process / "stat").read_text().rpartition(")")[2].split()
+            return int(fields[11]) + int(fields[12])
+    return None
 
 
 def write_trainings(path: Path, recipe: dict[str, Any], patients: int = 60) -> None:
@@ -140,11 +157,12 @@ def wait_for(true: Callable[[], Any], seconds: float = 600) -> Any:
 def content(run: Path) -> dict[str, Any]:
     """Every file of a run folder by name, without times and without the place."""
     return {
-        path.relative_to(run).as_posix(): _timeless(path) for path in sorted(run.rglob("*")) if path.is_file()
+        path.relative_to(run).as_posix(): timeless_file(path) for path in sorted(run.rglob("*")) if path.is_file()
     }  # fmt: skip
 
 
-def _timeless(path: Path) -> Any:
+def timeless_file(path: Path) -> Any:
+    """What a file holds, without times and without the place."""
     if path.suffix == ".jsonl":
         return [_without(json.loads(line)) for line in path.read_text().splitlines()]
     if path.suffix != ".json":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vlmed.data.load import DataLoader
 from vlmed.data.table import TaskTable
 from vlmed.errors import InputError, MissingError, UsageError
+from vlmed.files import cache_root
 from vlmed.progress import Silent, Terminal
 from vlmed.results.compare import Comparison, Run, compare_runs, manifests_of, read_run
 from vlmed.results.rows import Row, rows_of
@@ -39,6 +40,8 @@ __all__ = [
     "load_task",
 ]
 
+# As `compare_metrics` draws.
+_DRAWS = 1000
 Location = str | Path
 Names = str | Iterable[str]
 
@@ -251,7 +254,8 @@ def loaded_model(
 
     if isinstance(model, str):
         _refuse({"name": name, "revision": revision}, "an object", "a reference says both")
-        return load_model(model, adapter, device or "cpu", trust_remote_code)
+        memory = cache_root() / "models"
+        return load_model(model, adapter, device or "cpu", trust_remote_code, memory=memory)
     given = {"adapter": adapter, "device": device, "trust_remote_code": trust_remote_code}
     _refuse(given, "a reference", "do with the object what it needs before it is evaluated")
     if isinstance(model, LoadedModel):
@@ -274,6 +278,15 @@ def names_in(listed: Names) -> list[str]:
     if not found:
         raise UsageError("no name was given", expected="names or patterns", got=repr(listed))
     return found
+
+
+def shown_p(p: float) -> str:
+    """A p-value as far as the draws behind it can tell it; below one in all of them it is only known to be smaller.
+
+    >>> shown_p(0.0321), shown_p(0.0)
+    ('0.032', '< 0.001')
+    """
+    return f"{p:.2g}" if p >= 1 / _DRAWS else f"< {1 / _DRAWS:g}"
 
 
 def _refuse(given: Mapping[str, object], of: str, hint: str) -> None:
@@ -299,6 +312,9 @@ def _told(row: Comparison) -> str:
     if row.difference is None or row.p is None:
         test = f"no test is possible: {row.reason}"
     else:
-        test = f"difference {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}), p = {row.p:.2g}"
+        p = shown_p(row.p)
+        test = (
+            f"difference {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}), p {p if p[0] == '<' else '= ' + p}"
+        )
     values = " against ".join("undefined" if value is None else f"{value:.4f}" for value in (row.first, row.second))
     return f"  {row.unit}: {row.metric} {values} on {row.n} samples ({row.samples}); {test}"

@@ -34,7 +34,7 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
 
 
 def pixel_hash(image: Image.Image) -> str:
-    """The first 128 bits of SHA-256 over mode, size and decoded pixels, 32 hex digits.
+    """The first 128 bits of SHA-256 over mode, size, palette where there is one, and decoded pixels, 32 hex digits.
 
     Two files with equal pixels get equal hashes, whatever their compression or metadata.
 
@@ -42,7 +42,9 @@ def pixel_hash(image: Image.Image) -> str:
     False
     """
     header = f"{image.mode} {image.width} {image.height}\n".encode()
-    return hashlib.sha256(header + image.tobytes()).hexdigest()[:32]
+    # Without it two images of the same indices would be one.
+    palette = bytes(image.getpalette() or ())
+    return hashlib.sha256(header + palette + image.tobytes()).hexdigest()[:32]
 
 
 def target_digest(salt: str, target: str) -> str:

@@ -43,6 +43,7 @@ _OPTIONS = {
 _HOOK = "override the fixture vlmed_model in the conftest.py of the root folder"
 _PROPERTY = "vlmed."
 _PREFIX = "vlmed::"
+_ACTIONS = dict.fromkeys(("tasks", "tracks", "fractions", "seeds"), "append")  # given again, they add up
 _PATHS = {"suite", "thresholds", "baseline", "data_root", "out"}
 
 
@@ -50,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """`--vlmed-*`, and the same names in the ini file."""
     group = parser.getgroup("vlmed", "evaluation of medical vision-language models")
     for name, text in _OPTIONS.items():
-        group.addoption(f"--vlmed-{name}", metavar=name.upper(), help=text)
+        group.addoption(f"--vlmed-{name}", action=_ACTIONS.get(name, "store"), metavar=name.upper(), help=text)
         parser.addini(f"vlmed_{name.replace('-', '_')}", text)
     text = "fail where data, access or a test is missing, instead of skipping"
     group.addoption("--vlmed-strict", action="store_true", default=None, help=text)
@@ -190,7 +191,7 @@ class Plugin:
         """What the command line says, else the ini file; paths of the ini file are relative to it."""
         given = self.config.getoption(f"vlmed_{name}")
         if given is not None:
-            return str(given)
+            return ",".join(given) if name in _ACTIONS else str(given)
         text = str(self.config.getini(f"vlmed_{name}"))
         home = self.config.inipath.parent if self.config.inipath else self.config.rootpath
         return str(home / Path(text).expanduser()) if text and name in _PATHS else text
@@ -385,9 +386,8 @@ def _summary(report: pytest.TestReport) -> str:
     numbers += "" if low is None or high is None else f" ({low:.4f} to {high:.4f})"
     unchecked = [name.removeprefix(_PROPERTY) for name, state in known.items() if state == "unchecked"]
     tail = f"; unchecked: {', '.join(unchecked)}" if unchecked else ""
-    return (
-        f"{report.nodeid}: {main} {numbers} on {known[f'{_PROPERTY}n']} samples ({known[f'{_PROPERTY}samples']}){tail}"
-    )
+    samples = f"{known[f'{_PROPERTY}n']} samples ({known[f'{_PROPERTY}samples']})"
+    return f"{report.nodeid}: {main} {numbers} on {samples}{tail}"
 
 
 def _put_together(out: Path) -> None:

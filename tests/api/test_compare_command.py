@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from submission_factory import World
+from vlmed.api import shown_p
 from vlmed.cli import main
 
 
@@ -44,6 +45,21 @@ def test_compare_for_people_and_for_programs(say: Any, world: World) -> None:
     rows = json.loads(out)
     assert [row["task"] for row in rows] == ["chest@1", "organ@1", "figures@1", "median@1", "questions@1"]
     assert rows[0]["difference"] > 0
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"), [(0.0, "< 0.001"), (1e-9, "< 0.001"), (0.001, "0.001"), (0.0321, "0.032"), (1.0, "1")]
+)
+def test_no_p_is_zero(p: float, shown: str) -> None:
+    assert shown_p(p) == shown
+
+
+def test_compare_shows_no_p_that_its_draws_cannot_tell(say: Any, world: World) -> None:
+    world.add("blind", 0.0, tasks=("chest",))
+    world.add("sure", 30.0, tasks=("chest",))
+    arguments = ("compare", run(world, "sure"), run(world, "blind"), "--suite", world.tasks_file)
+    assert json.loads(say(*arguments, "--json")[1])[0]["p"] < 0.001
+    assert "< 0.001" in say(*arguments)[1]
 
 
 def test_compare_tells_what_it_left_out(say: Any, world: World) -> None:

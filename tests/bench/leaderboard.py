@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -38,7 +38,7 @@ import submission_factory as factory
 from vlmed.files import json_text
 from vlmed.hashing import file_hash
 from vlmed.leaderboard.board import board
-from vlmed.leaderboard.build import DRAWN, evidence, site_files
+from vlmed.leaderboard.build import DRAWN, site_files
 from vlmed.leaderboard.read import read_submissions
 from vlmed.leaderboard.site import write_site
 from vlmed.leaderboard.together import unswept
@@ -147,7 +147,7 @@ def timed(name: str) -> Iterator[list[float]]:
     print(f"{name:28}{took[0]:9.1f} s {took[1]:9.1f} s of processors", flush=True)
 
 
-def built(world: factory.World, out: Path, kept: Path, name: str) -> dict[str, str | bytes]:
+def built(world: factory.World, out: Path, kept: Path, name: str) -> None:
     """The steps of `vlmed.leaderboard.build.build`."""
     with timed(f"{name}: all") as whole, unswept():
         with timed(f"{name}: read"):
@@ -155,12 +155,9 @@ def built(world: factory.World, out: Path, kept: Path, name: str) -> dict[str, s
         assert not read.refused, read.refused[0].problems[0]
         with timed(f"{name}: rank"):
             ranked = board(world.suite, read, world.manifests, kept=kept / DRAWN, jobs=JOBS)
-        with timed(f"{name}: render"):
-            files = dict(site_files(ranked, jobs=JOBS))
-        with timed(f"{name}: write"):
-            write_site(out, files, dict(evidence(read)))
+        with timed(f"{name}: render and write"), closing(site_files(ranked, jobs=JOBS)) as files:
+            write_site(out, files)
     print(f"{'':28}{whole[0] / SECONDS:9.2f} of the limit by the clock, {whole[1] / JOBS / SECONDS:.2f} by processors")
-    return files
 
 
 def written(site: Path) -> dict[str, str]:
@@ -168,13 +165,12 @@ def written(site: Path) -> dict[str, str]:
     return files
 
 
-def sizes(files: dict[str, str | bytes]) -> None:
+def sizes(site: Path) -> None:
     for name in ("index.html", "tasks/task_0-1.html", "compare.html", "answers.html", "data/results.csv"):
-        raw = files[name] if isinstance(files[name], bytes) else files[name].encode()
+        raw = (site / name).read_bytes()
         packed = len(gzip.compress(raw, 6))
         share = f", {packed / FIRST_PAGE:.2f} of the limit" if name == "index.html" else ""
         print(f"{name:28}{len(raw) / 1e3:9.0f} kB, {packed / 1e3:.0f} kB compressed{share}")
-    print(f"{'all generated files':28}{len(files):9d}")
 
 
 def in_browser(page: Path) -> None:
@@ -222,10 +218,10 @@ def measure(root: Path, models: int, shared: bool, browser: bool) -> None:
     sites = [root / "one", root / "two"]
     for site, name in zip(sites, ("cold", "warm"), strict=True):
         shutil.rmtree(site, ignore_errors=True)
-        files = built(world, site, kept, name)
+        built(world, site, kept, name)
     first, second = map(written, sites)
     print(f"cold and warm gave {'equal' if first == second else 'OTHER'} bytes: {len(first)} files")
-    sizes(files)
+    sizes(sites[0])
     if browser:
         in_browser(sites[0] / "index.html")
     if models >= DISTINCT:

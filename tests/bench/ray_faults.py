@@ -44,7 +44,7 @@ def on_ray(place: Path, name: str, fault: Callable[[RunFolder], None] | None = N
     runner_of = partial(Runner, suite, data=DataLoader(cache=place / f"cache-{name}"), batch_size=16, keep_weights=True)
     striker = threading.Thread(target=fault, args=(folder,), daemon=True) if fault else None
     with RayExecutor(partial(load_model, f"dir:{place}/model"), runner_of) as executor:
-        runner = executor.runner()
+        runner = executor.runner(UNITS)
         start, watch = time.monotonic(), ray_nodes.Watch()
         watch.start()
         if striker:
@@ -74,8 +74,8 @@ def kill_node(cluster: Any, folder: RunFolder) -> None:
 def driver_killed(place: Path, address: str) -> tuple[int, int, bool]:
     """A driver killed at 50 % and started again: units finished before it died, units not repeated, all well."""
     code = "import sys; from vlmed.cli import main; sys.argv[0] = 'vlmed'; main()"
-    run = [sys.executable, "-c", code, "run", "--suite", place / "tasks.yaml", "--model", f"dir:{place}/model", "--out",
-           place / "driver", *ASKED, "--batch-size", "16", "--keep-weights", "--executor", "ray",
+    run = [sys.executable, "-c", code, "run", "--suite", f"{place}/tasks.yaml", "--model", f"dir:{place}/model",
+           "--out", f"{place}/driver", *ASKED, "--batch-size", "16", "--keep-weights", "--executor", "ray",
            "--ray-address", address]  # fmt: skip
     settings = os.environ | {"VLMED_CACHE": str(place / "cache-driver")}
     killed = subprocess.Popen(run, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -35,7 +35,7 @@ def on_ray(place: Path, name: str, workers: int) -> tuple[float, list[float]]:
     suite, watch = load_suite(place / "tasks.yaml"), ray_nodes.Watch()
     runner_of = partial(Runner, suite, data=DataLoader(cache=place / "cache"), batch_size=16)
     with RayExecutor(partial(load_model, f"dir:{place}/model"), runner_of, share=Share(workers=workers)) as executor:
-        runner = executor.runner()
+        runner = executor.runner(UNITS)
         watch.start()
         start = time.monotonic()
         runner.run(

@@ -59,8 +59,9 @@ def bare_loop(encoder: DualEncoder, batches: list[torch.Tensor]) -> None:
 
 def end_to_end(encoder: DualEncoder, data: PreparedDataset, images: list[str], folder: Path) -> None:
     store = PixelStore(folder / "pixels", encoder)
-    features = FeatureCache(folder, encoder, ["bench"], BATCH, store=store).features(data, images)
-    zero_shot(encoder, features, {"a": ["an image of a"], "b": ["an image of b"]})
+    cache = FeatureCache(folder, encoder, ["bench"], BATCH, store=store)
+    features = cache.features(data, images)
+    zero_shot(encoder, features, cache.text_features(["an image of a", "an image of b"]), classes=2)
 
 
 def timed(work: Callable[[], None]) -> tuple[float, float]:

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from hostile_submission import ADDRESS, TEXT, add_hostile, add_refused
 from submission_factory import LORA, World, add_audit
 from vlmed.leaderboard.build import build
+from vlmed.results.untrusted import printable
 
 pytestmark = pytest.mark.browser
 CHROMIUM = Path(os.environ.get("VLMED_CHROMIUM", "/usr/bin/chromium"))
 CHEST = "#zero_shot-1"
-HOSTILE = "<img src=x onerror=document.title='owned'><script>document.title='owned'</script>\u202e"
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +35,10 @@ def site(tmp_path_factory):
     for share in (0.1, 1):
         world.add("beta", 2 * share, run=f"probe-{share}", tracks=("linear_probe",), fraction=share, seeds=(0, 1))
     world.add("adapted", 1.8, tasks=("chest",), adapter=LORA, seeds=(0, 1))
-    world.add("hostile", 0.1, tasks=("chest",), adapter=LORA | {"ref": HOSTILE, "peft_type": HOSTILE}, ref=HOSTILE)
+    add_hostile(world)
     world.add("one-class", 1.0, tasks=("waiting",), samples=slice(0, 120, 2))
     world.control("oracle", 30.0, tasks=tasks)
-    refused = world.add("refused") / "result.json"
-    refused.write_text(refused.read_text().replace('"suite": "2026.1"', '"suite": "<script>document.title=1</script>"'))
+    add_refused(world)
     return build(world.submissions, world.root / "site", world.suite, world.manifests, intervals=False).page.parent
 
 
@@ -244,18 +244,34 @@ def test_at_1440_pixels_no_table_needs_scrolling(page):
     assert wide == 0
 
 
-def test_hostile_texts_are_shown_and_do_nothing(page):
-    assert page.title() == "Pneumonia in chest radiographs · vlmed leaderboard"
-    assert page.locator("img").count() == 0
-    assert page.locator("script").count() == 1
-    row = page.locator(f"{CHEST} tr", has=page.locator("th.model bdi", has_text="hostile"))
-    assert "<img src=x onerror=document.title='owned'><sc..." in row.text_content()
+HOSTILE_PAGES = [
+    "index.html", "tasks/chest-1.html", "models/lab__hostile.html", "compare.html#models=lab/hostile,lab/beta",
+]  # fmt: skip
 
 
-def test_hostile_texts_that_the_browser_writes_do_nothing(opened, overview):
-    page = opened(overview)
-    assert "<img src=x onerror" in page.locator("#board tr", has_text="hostile").text_content()
-    assert page.locator("img").count() == 0
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", HOSTILE_PAGES)
+def test_hostile_texts_are_shown_and_do_nothing(opened, site, name, scheme):
+    """`opened` wants no message, no error and no request but the page's."""
+    page = opened(f"{site.as_uri()}/{name}", color_scheme=scheme)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true })")
+    shown = page.locator("main").inner_text()
+    assert "hostile" in shown
+    assert ("=HYPERLINK(" in shown) == (not name.startswith("compare"))
+    assert page.title().endswith(" · vlmed leaderboard")
+    assert page.locator("img, iframe, object, embed, base, [onload], [onerror], [href^='javascript:']").count() == 0
+    assert page.locator("script").count() == (2 if name.startswith(("index", "compare")) else 1)
+
+
+def test_the_hostile_models_page_shows_texts_whole_and_opens_nothing_when_clicked(opened, site):
+    address = (site / "models/lab__hostile.html").as_uri()
+    page = opened(address)
+    texts = page.locator("dl.definition bdi").all_text_contents()
+    assert texts.count(printable(TEXT)) == 10  # each stands alone, so that none turns the direction of what follows
+    assert ADDRESS in texts
+    for text in page.locator("dl.definition bdi").all():
+        text.click(force=True)
+    assert page.url == address
     assert "owned" not in page.title()
 
 
@@ -357,9 +373,9 @@ def test_every_choice_narrows_the_overview_and_its_link_restores_the_view(opened
 def test_only_what_an_audit_confirmed_can_be_shown(opened, overview):
     page = opened(overview)
     page.locator("#verified").check()
-    assert board(page) == ["beta"]
+    assert board(page) == ["beta", "hostile"]
     page.wait_for_url("**#verified=1")
-    assert board(opened(page.url)) == ["beta"]
+    assert board(opened(page.url)) == ["beta", "hostile"]
     page.get_by_role("link", name="beta").first.click()
     assert page.locator("#audits ~ .scroll tbody tr").count() == 5
     assert page.locator(".evidence .verified").count() == 5

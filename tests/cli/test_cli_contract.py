@@ -22,41 +22,41 @@ from vlmed.cli import app
 CONTRACT = {
     "tasks": "; --json --suite --tracks",
     "tasks check": "; --json --suite",
-    "tasks freeze": "; --suite",
-    "tasks pages": "folder; --suite",
+    "tasks freeze": "; --json --suite",
+    "tasks pages": "folder; --json --suite",
     "tasks show": "name; --json --suite",
-    "data freeze": "task; --data-root --ids-only --suite",
-    "data prepare": "task; --data-root --suite",
+    "data freeze": "task; --data-root --ids-only --json --suite",
+    "data prepare": "task; --data-root --json --suite",
     "data verify": "task; --data-root --json --suite",
     "data where": "task; --data-root --json --suite",
     "leakage": "tasks; --across --all --data-root --ids-only --json --out --suite",
-    "fingerprint make": "images; --out --skip-unreadable --splits",
+    "fingerprint make": "images; --json --out --skip-unreadable --splits",
     "fingerprint check": "file; --exact --json --suite",
-    "fingerprint freeze": "task; --data-root --suite",
+    "fingerprint freeze": "task; --data-root --json --suite",
     "models": "; --json",
     "models inspect": "ref; --adapter --json",
     "models show": "name; --json --suite",
     "run": "; --adapter --batch-size --blind --channels-last --compile --data-root --device --executor --fractions "
     "--json --keep-weights --model --models --out --plan --precision --profile --ray-address --seeds --suite --tasks "
     "--tracks --trust-remote-code --worker-cpus --worker-gpus --workers",
-    "plot": "run; --out",
+    "plot": "run; --json --out",
     "validate": "paths; --against --cache --full --github --intervals --jobs --json --seed --suite",
     "compare": "run_a run_b; --json --metric --suite",
-    "submit": "run; --code --contact --dry-run --fingerprint --hub --licence --model --org --paper --run --suite "
-    "--supersedes --to --trained-on --trained-on-other",
-    "audit": "run; --auditor --data-root --device --samples --seed --suite --trust-remote-code",
+    "submit": "run; --code --contact --dry-run --fingerprint --hub --json --licence --model --org --paper --run "
+    "--suite --supersedes --to --trained-on --trained-on-other",
+    "audit": "run; --auditor --data-root --device --json --samples --seed --suite --trust-remote-code",
     "submissions diff": "one other; --in --json",
     "submissions list": "folder; --json",
-    "submissions retract": "run; --in --reason",
+    "submissions retract": "run; --in --json --reason",
     "submissions show": "run; --in --json --suite",
     "leaderboard build": "submissions; --cache --full --intervals --jobs --json --out --seed --suite",
     "leaderboard serve": "site; --port",
     "leaderboard publish": "site; --dry-run --json --message --pages --space",
-    "leaderboard export": "form site; --model --out --suite",
+    "leaderboard export": "form site; --json --model --out --suite",
     "results": "paths; --csv --json --suite --tasks",
     "judge": "run; --data-root --json --judge --passes --plan --suite",
     "errors": "run; --data-root --json --judged --suite",
-    "demo": "; --epochs --out",
+    "demo": "; --epochs --json --out",
     "doctor": "; --data-root --json --suite",
 }
 
@@ -101,7 +101,7 @@ def test_exit_codes(vlmed: Vlmed, world: World, tmp_path: Path) -> None:
 
 
 def test_ctrl_c_is_130(monkeypatch: pytest.MonkeyPatch, vlmed: Vlmed) -> None:
-    def interrupted(_: object) -> None:
+    def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("vlmed.suite.check.check_suite", interrupted)

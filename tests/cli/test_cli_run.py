@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,10 +29,12 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def run(vlmed: Vlmed, phantom_suite: Path, out: Path) -> Vlmed:
-    """`vlmed run` on the small phantom task; options that come again at the end win."""
+    """`vlmed run` on the small phantom task, where the options don't say otherwise."""
 
     def call(model: str, *options: object) -> Said:
-        return vlmed("run", "--suite", phantom_suite, "--tasks", "lesion", "--out", out, "--model", model, *options)
+        usual = {"--tasks": "lesion", "--model": model}
+        words = [word for name, value in usual.items() if name not in options for word in (name, value)]
+        return vlmed("run", "--suite", phantom_suite, "--out", out, *words, *options)
 
     return call
 
@@ -281,3 +286,68 @@ def test_ctrl_c_says_how_to_go_on(run: Vlmed, phantom_suite: Path, out: Path, ca
     assert resumed.code == 0
     assert f"{UNIT}: finished before" in resumed.err
     assert files(out / "units").items() > finished.items()
+
+
+def test_what_takes_several_takes_them_one_by_one(vlmed: Vlmed, phantom_suite: Path, clip: Path, out: Path) -> None:
+    options = (
+        "--suite",
+        phantom_suite,
+        "--tasks",
+        "lesion",
+        "--out",
+        out,
+        "--json",
+        "--plan",
+        "--model",
+        f"dir:{clip}",
+    )
+    apart = "--tracks zero_shot --tracks lora --fractions 0.5 --fractions 1 --seeds 0 --seeds 1,2"
+    together = "--tracks zero_shot,lora --fractions 0.5,1 --seeds 0,1,2"
+    plans = [json.loads(vlmed("run", *options, *words.split()).out) for words in (apart, together)]
+    units = [[each["unit"] for each in plan] for plan in plans]
+    assert units[0] == units[1]
+    assert len(units[0]) == 1 + 2 * 3
+
+
+def test_models_may_be_given_one_by_one(
+    vlmed: Vlmed, phantom_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ("--suite", phantom_suite, "--tasks", "lesion", "--tasks", "lesion", "--json")
+    told = json.loads(vlmed("run", "--model", "control:majority", "--models", "control:oracle", *options).out)
+    assert [each["model"] for each in told] == ["control:majority", "control:oracle"]
+    shown = json.loads(vlmed("results", "runs", "--tasks", "lesion", "--tasks", "les*", *options[:2], "--json").out)
+    assert {row["model"] for row in shown} == {"control:majority", "control:oracle"}
+
+
+def test_libraries_are_not_heard(phantom_suite: Path, clip: Path, tmp_path: Path) -> None:
+    """A model of the Hub with an adapter, loaded by every library that likes to warn, in a process of its own."""
+    adapter = factories.lora(tmp_path / "lora", clip, targets=TARGETS)
+    with HubServer() as server:
+        server.add("org/tiny", clip)
+        server.add("org/lora", adapter)
+        environment = os.environ | server.environment(tmp_path / "hub") | {"VLMED_CACHE": str(tmp_path / "cache")}
+        words = ["run", "--model", "org/tiny", "--adapter", "org/lora", "--tasks", "lesion", "--suite", phantom_suite]
+        said = subprocess.run(
+            [sys.executable, "-m", "vlmed", "-q", *map(str, words), "--out", str(tmp_path / "run")],
+            env=environment | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (said.returncode, said.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("asked", "heard"), [({}, []), ({"PYTHONWARNINGS": "default"}, ["warned", "logged"])])
+def test_who_wants_to_hear_libraries_can(asked: dict[str, str], heard: list[str]) -> None:
+    code = (
+        "import logging, sys, warnings; from vlmed.suite import load\n"
+        "def loud(*_):\n"
+        "    warnings.warn('warned', FutureWarning); logging.warning('logged'); raise SystemExit\n"
+        "load.load_suite = loud; sys.argv = ['vlmed', 'tasks']\n"
+        "from vlmed.cli import main; main()"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert [word for word in ("warned", "logged") if word in said.stderr] == heard

@@ -44,6 +44,17 @@ def test_every_help_has_an_example(vlmed: Vlmed, command: str) -> None:
     assert f"Example: vlmed {command}" in " ".join(said.out.split())
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_word_of_a_help_is_lost(vlmed: Vlmed, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """What stands in brackets would be taken for colours."""
+    monkeypatch.setenv("COLUMNS", "300")
+    shown = " ".join(vlmed(*command.split(), "--help").out.split())
+    node: Any = typer.main.get_command(app)
+    for word in command.split():
+        node = node.commands[word]
+    assert [each.help for each in node.params if getattr(each, "help", None) and each.help not in shown] == []
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from vlmed.cli import main\n"

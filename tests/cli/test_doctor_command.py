@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from command_line import Vlmed
 
+from submission_factory import World
 from vlmed.evaluate import doctor
 from vlmed.suite.load import load_suite
 
@@ -42,6 +43,14 @@ def test_here_a_run_is_possible(vlmed: Vlmed) -> None:
     assert said.code == 0
     assert "a run is possible" in said.out
     assert "ok       data phantom" in said.out
+
+
+def test_the_first_run_that_is_offered_is_one_of_the_suite(vlmed: Vlmed, phantom_suite: Path, world: World) -> None:
+    assert "next: vlmed run --model control:majority --tasks phantom_lesion\n" in vlmed("doctor").out
+    own = vlmed("doctor", "--suite", phantom_suite).out
+    assert f"next: vlmed run --model control:majority --tasks lesion --suite {phantom_suite}\n" in own
+    # None of its data are here.
+    assert f"next: vlmed tasks --suite {world.tasks_file}\n" in vlmed("doctor", "--suite", world.tasks_file).out
 
 
 def test_json_says_the_same(vlmed: Vlmed) -> None:

@@ -11,12 +11,11 @@ import pytest
 from command_line import Vlmed
 from PIL import Image
 
-from vlmed.data.load import DataLoader
 from vlmed.data.prepare import decode
 from vlmed.data.sources import open_source
 from vlmed.hashing import pixel_hash
 from vlmed.leakage.fingerprint import read_fingerprint, read_task_hashes, task_hashes_path
-from vlmed.suite.load import load_suite
+from vlmed.suite.load import load_suite, suite_path
 from vlmed.suite.manifest import manifest_path, read_manifest
 
 WITH_HASHES = {"breastmnist", "vqa_rad", "vqa_rad_official", "slake", "slake_bilingual", "phantom_lesion"}
@@ -286,18 +285,15 @@ def test_what_is_no_fingerprint_is_refused(vlmed: Vlmed, out: Path, content: byt
 # Freezing
 
 
-def test_freezing_gives_the_hashes_that_are_published(
-    vlmed: Vlmed, shared_data: Path, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = load_suite().task("breastmnist")
-    shutil.copy(manifest_path(task), tmp_path)
-    monkeypatch.setattr(
-        "vlmed.cli.fingerprint.data_loader", lambda root: DataLoader(root, cache=cache, manifests=tmp_path)
-    )
-    said = vlmed("fingerprint", "freeze", "breastmnist", "--data-root", shared_data)
+def test_freezing_gives_the_hashes_that_are_published(vlmed: Vlmed, shared_data: Path, tmp_path: Path) -> None:
+    task, own = load_suite().task("breastmnist"), tmp_path / "own" / "manifests"
+    own.mkdir(parents=True)
+    shutil.copy(manifest_path(task), own)
+    suite = shutil.copy(suite_path(), own.parent / "tasks.yaml")
+    said = vlmed("fingerprint", "freeze", "breastmnist", "--data-root", shared_data, "--suite", suite)
     assert (said.code, said.err) == (0, "")
     assert "156 test images" in said.out
-    assert task_hashes_path(task, tmp_path).read_bytes() == task_hashes_path(task).read_bytes()
+    assert task_hashes_path(task, own).read_bytes() == task_hashes_path(task).read_bytes()
 
 
 @pytest.mark.parametrize(("task", "said_of"), [("papila", "pending"), ("roco_radiology", "without images")])

@@ -56,6 +56,11 @@ def test_a_class_of_one_sample_is_in_every_share() -> None:
     assert 1 in {sample.label for sample in share_of(everything, 0.05, "t@1")}
 
 
+def test_a_class_that_is_the_most_frequent_of_no_group_may_be_missing() -> None:
+    everything = samples([0, 0, 1] + [0, 0, 0] * 99, per_group=3)
+    assert {sample.label for sample in share_of(everything, 0.01, "t@1")} == {0}
+
+
 @pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
 def test_no_share_outside_its_range(fraction: float) -> None:
     with pytest.raises(UsageError, match="no share"):

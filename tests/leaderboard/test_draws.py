@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from submission_factory import LEAKY, World, full_world
+from submission_factory import LEAKY
 from vlmed.errors import InputError, MissingError
 from vlmed.hashing import file_hash
 from vlmed.leaderboard.build import build
@@ -13,16 +13,6 @@ from vlmed.metrics.intervals import bootstrap
 from vlmed.metrics.table import METRICS
 from vlmed.results.predictions import read_predictions
 from vlmed.suite.load import load_suite
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path / "world")
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    return full_world(tmp_path_factory.mktemp("full") / "world")
 
 
 @pytest.fixture(scope="module")

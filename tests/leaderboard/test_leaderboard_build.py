@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from submission_factory import LORA, TASKS, World, full_world
+from submission_factory import LORA, TASKS, World
 from vlmed.cli.leaderboard import app
 from vlmed.errors import MissingError, UsageError
 from vlmed.leaderboard.build import build
@@ -30,16 +30,6 @@ HOSTILE = [
     "\u202egnp.exe",
     '=HYPERLINK("http://evil.example","click")',
 ]
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path / "world")
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    return full_world(tmp_path_factory.mktemp("full") / "world")
 
 
 def site(world, out="site", **more):

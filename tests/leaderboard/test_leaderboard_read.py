@@ -9,11 +9,6 @@ from vlmed.hashing import file_hash
 from vlmed.leaderboard.read import natural_key, printable, read_submissions
 
 
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path / "world")
-
-
 def read(world: World, **more):
     return read_submissions(world.submissions, world.suite, world.manifests, **more)
 

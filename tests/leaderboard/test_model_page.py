@@ -25,11 +25,6 @@ from vlmed.results.classified import ClassificationPredictions
 TEXT = "<img src=x onerror=alert(1)>"
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path / "world")
-
-
 def site(world: World, out: str = "site") -> Path:
     return build(world.submissions, world.root / out, world.suite, world.manifests, intervals=False).page.parent
 

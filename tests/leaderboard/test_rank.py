@@ -3,22 +3,12 @@ from dataclasses import replace
 import pytest
 
 from forgery import edit, rewrite
-from submission_factory import OPEN, World, full_world
+from submission_factory import OPEN, World
 from vlmed.leaderboard.rank import rank_tables
 from vlmed.leaderboard.read import read_submissions
 from vlmed.results.predictions import read_predictions
 from vlmed.results.score import score
 from vlmed.suite.manifest import read_manifest
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path / "world")
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory):
-    return full_world(tmp_path_factory.mktemp("full") / "world")
 
 
 def ranked(world):
@@ -130,7 +120,7 @@ def every_kind(tmp_path_factory):
     world = World(tmp_path_factory.mktemp("kinds") / "world", all_kinds=True)
     for tasks, track in ((("figures", "median"), "retrieve"), (("questions", "closed"), "answer")):
         for name, skill in (("strong", 2.5), ("middle", 0.4), ("near", 0.41)):
-            world.add(f"{name}-{track}", skill, tasks=tasks, tracks=(track,), seeds=(0, 1))
+            world.add(f"{name}-{track}", skill, tasks=tasks, tracks=(track,), seeds=range(4))
         world.control(f"random-{track}", 0.0, tasks=tasks, tracks=(track,))
     return ranked(world)
 

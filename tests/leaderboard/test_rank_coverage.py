@@ -5,8 +5,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from vlmed.leaderboard.seeds import draws_of_mean
-from vlmed.leaderboard.separate import Basis, metric_reaches, p_of_reaches, rank_intervals
+from vlmed.leaderboard.seeds import SeedError
+from vlmed.leaderboard.separate import Basis, deviates_of, metric_reaches, ranks_of, separated
 from vlmed.metrics.classification import Classified
 from vlmed.metrics.inputs import number_groups
 from vlmed.metrics.intervals import bootstrap
@@ -25,7 +25,7 @@ def simulate(random, truth, groups, per_group, seeds, seed_spread):
     hard = np.repeat(random.normal(size=groups), per_group) * 0.6 + random.normal(size=len(members)) * 0.6
     targets = random.integers(0, 2, len(members))
     targets[:2] = 0, 1
-    draws, values, samples = [], [], None
+    draws, values, of_seeds, samples = [], [], [], None
     for accuracy in truth:
         shifted = accuracy + random.normal(0, seed_spread, seeds)
         right = [_right(random, hard, one) for one in shifted]
@@ -40,10 +40,11 @@ def simulate(random, truth, groups, per_group, seeds, seed_spread):
         drawn = bootstrap(
             lambda counts, of=of_model: np.stack([ACCURACY.function(one, counts) for one in of]), numbered, 100
         )
-        draws.append(draws_of_mean(drawn, range(seeds)))
+        draws.append(drawn.mean(axis=0))
+        of_seeds.append(SeedError.of(drawn))
     basis = Basis.of(ACCURACY, samples, number_groups(members, len(members)))
-    reach = metric_reaches(ACCURACY, np.stack(draws), basis)
-    return rank_intervals(np.array(values), p_of_reaches(np.array(values), reach), True)
+    reach = metric_reaches(ACCURACY, np.stack(draws), basis, of_seeds)
+    return ranks_of(np.array(values), separated(deviates_of(np.array(values), reach)), True)
 
 
 def _right(random, hard, accuracy):
@@ -67,8 +68,10 @@ def covers(truth, intervals):
         ((0.9, 0.8, 0.75, 0.7, 0.6), 150, 1, 1, 0.0),
         ((0.8, 0.8, 0.8, 0.8), 60, 3, 1, 0.0),
         ((0.85, 0.8, 0.8, 0.7), 100, 1, 5, 0.03),
+        ((0.8, 0.8, 0.8, 0.8, 0.8), 100, 1, 3, 0.05),
+        ((0.8,) * 8, 10, 12, 1, 0.0),
     ],
-    ids=["apart", "tied", "seeds"],
+    ids=["apart", "tied", "seeds", "three seeds that differ far", "ten groups"],
 )
 def test_rank_intervals_hold_all_true_ranks_at_least_as_often_as_they_say(truth, groups, per_group, seeds, seed_spread):
     random = np.random.default_rng(20261122)

@@ -6,15 +6,11 @@ import statistics
 import numpy as np
 import pytest
 
-from submission_factory import LEAKY, World
+from submission_factory import LEAKY
 from vlmed.leaderboard.rank import current_rows, rank_tables
 from vlmed.leaderboard.read import read_submissions
-from vlmed.leaderboard.seeds import draws_of_mean, reach, spread
-
-
-@pytest.fixture
-def world(tmp_path):
-    return World(tmp_path / "world")
+from vlmed.leaderboard.seeds import SeedError, reach, spread
+from vlmed.leaderboard.separate import reaches
 
 
 def table_of(world):
@@ -54,37 +50,42 @@ def test_an_undefined_seed_leaves_mean_and_spread_undefined(world):
     assert (row.value, row.low, row.high, row.spread("auc", "all")) == (None, None, None, None)
 
 
-def test_seeds_that_disagree_leave_the_mean_less_sure():
-    """The same draws over samples four times, once all alike and once far apart with the same mean."""
+def test_the_error_of_seeds_is_that_of_their_mean():
     samples = np.random.default_rng(0).normal(0.8, 0.02, 1000)
-    alike = draws_of_mean(np.stack([samples] * 4), range(4))
-    apart = draws_of_mean(np.stack([samples + shift for shift in (-0.1, -0.02, 0.02, 0.1)]), range(4))
-    assert alike.std() == pytest.approx(samples.std(), rel=1e-9)
-    assert apart.mean() == pytest.approx(samples.mean(), abs=0.01)
-    assert apart.std() > 2 * alike.std()
+    shifts = np.array([-0.1, -0.02, 0.02, 0.1])
+    error = SeedError.of(samples + shifts[:, None])
+    assert error.variance == pytest.approx(statistics.variance(shifts) / 4)
+    assert error.freedom == 3
 
 
-def test_drawn_seeds_show_the_variance_of_their_mean():
-    shifts = np.random.default_rng(1).normal(0, 1, 6)
-    drawn = draws_of_mean(np.repeat(shifts[:, None], 20_000, axis=1), range(6))
-    assert drawn.std() == pytest.approx(shifts.std(ddof=1) / math.sqrt(6), rel=0.03)
+def test_one_seed_and_seeds_that_agree_show_no_error():
+    samples = np.random.default_rng(0).normal(0.8, 0.02, 1000)
+    assert SeedError.of(samples[None]) == SeedError(0.0, 0)
+    assert SeedError.of(np.stack([samples] * 4)) == SeedError(0.0, 3)
 
 
-def test_the_same_seeds_meet_the_same_draws_and_others_do_not():
-    values = np.random.default_rng(2).random((3, 50))
-    assert np.array_equal(draws_of_mean(values, (0, 1, 2)), draws_of_mean(values, (0, 1, 2)))
-    assert not np.array_equal(draws_of_mean(values, (0, 1, 2)), draws_of_mean(values, (3, 4, 5)))
-    assert np.isfinite(draws_of_mean(values, (2**53 - 1, 0, 7))).all()
+def test_undefined_draws_say_nothing_of_seeds():
+    assert SeedError.of(np.array([[0.5, math.nan], [0.7, 0.6]])).variance == pytest.approx(0.02 / 2)
+    assert SeedError.of(np.full((2, 3), math.nan)) == SeedError()
 
 
-def test_undefined_draws_stay_undefined():
-    values = np.array([[0.5, math.nan], [0.5, 0.6]])
-    assert np.isnan(draws_of_mean(values, (0, 1))).tolist() == [False, True]
+def test_seeds_that_disagree_leave_differences_less_sure():
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0.8, 0.02, (2, 1000))
+    alone = reaches(samples, 200, 200)
+    few, many = (reaches(samples, 200, 200, [SeedError(1e-4, freedom)] * 2) for freedom in (1, 9))
+    assert alone.half[0, 1] < many.half[0, 1] < few.half[0, 1]
+    # Welch's: two variances of 1e-4 on one degree each beside that of the samples on 199.
+    of_samples = np.var(samples[0] - samples[1], ddof=1) * 200 / 199
+    welch = (of_samples + 2e-4) ** 2 / (of_samples**2 / 199 + 2 * 1e-8)
+    assert few.freedom[0, 1] == pytest.approx(welch)
+    assert alone.freedom[0, 1] == pytest.approx(199)
 
 
 def test_reaches_add_like_the_sides_of_a_right_angle():
     assert reach(0.03, [0.5]) == 0.03
-    assert reach(0.0, [0.4, 0.6]) == pytest.approx(1.959964 * statistics.stdev([0.4, 0.6]) / math.sqrt(2), rel=1e-4)
+    # Student's quantile at one degree of freedom.
+    assert reach(0.0, [0.4, 0.6]) == pytest.approx(12.706205 * statistics.stdev([0.4, 0.6]) / math.sqrt(2), rel=1e-4)
     assert spread([0.25]) is None
 
 

@@ -1,7 +1,9 @@
+import math
+
 import numpy as np
 import pytest
 
-from vlmed.leaderboard.separate import Basis, holm, metric_reaches, p_of_reaches, p_values, rank_intervals, separated
+from vlmed.leaderboard.separate import Basis, deviates_of, holm, metric_reaches, ranks_of, reaches, separated
 from vlmed.metrics.classification import Classified
 from vlmed.metrics.compare import compare_metrics
 from vlmed.metrics.inputs import number_groups
@@ -10,7 +12,25 @@ from vlmed.metrics.retrieval import Ranked
 from vlmed.metrics.table import METRICS, trials
 from vlmed.metrics.vqa import score_answers
 
-PAIRED = np.array([[1.0, 1e-6, 1e-6], [1e-6, 1.0, 0.4], [1e-6, 0.4, 1.0]])
+# Two-sided p-values of 1e-6 and 0.4.
+PAIRED = np.array([[0.0, 4.8916, 4.8916], [4.8916, 0.0, 0.8416], [4.8916, 0.8416, 0.0]])
+
+
+def rank_intervals(values, deviates, higher_is_better):
+    return ranks_of(values, separated(deviates), higher_is_better)
+
+
+def p_of(deviates):
+    """Two-sided p-values of standard normal deviates."""
+    return np.vectorize(lambda deviate: math.erfc(deviate / math.sqrt(2)))(deviates)
+
+
+def deviates(values, draws, groups, trials):
+    return deviates_of(values, reaches(draws, groups, trials))
+
+
+def p_values(values, draws, groups, trials):
+    return p_of(deviates(values, draws, groups, trials))
 
 
 def bonferroni_by_hand(p, alpha):
@@ -33,6 +53,18 @@ def test_holm_stops_at_the_first_that_stays():
     assert holm(np.array([])).tolist() == []
 
 
+@pytest.mark.parametrize("models", [0, 1, 2, 3, 30])
+@pytest.mark.parametrize("seed", range(5))
+def test_models_are_separated_as_the_step_down_over_their_p_values_says(models, seed):
+    deviates = np.abs(np.random.default_rng(seed).normal(scale=3, size=(models, models)))
+    deviates = np.triu(deviates, 1) + np.triu(deviates, 1).T
+    upper = np.triu_indices(models, k=1)
+    apart = separated(deviates)
+    assert apart[upper].tolist() == bonferroni_by_hand(p_of(deviates[upper]) if models > 1 else [], 0.05)
+    assert (apart == apart.T).all()
+    assert not apart.diagonal().any()
+
+
 def test_one_clear_winner_and_a_shared_second_rank():
     assert rank_intervals(np.array([0.9, 0.7, 0.69]), PAIRED, True) == [(1, 1), (2, 3), (2, 3)]
 
@@ -42,7 +74,7 @@ def test_lower_is_better_turns_the_ranks_round():
 
 
 def test_a_single_model_ranks_first():
-    assert rank_intervals(np.array([0.5]), np.ones((1, 1)), True) == [(1, 1)]
+    assert rank_intervals(np.array([0.5]), np.zeros((1, 1)), True) == [(1, 1)]
 
 
 def test_p_values_are_those_of_the_paired_comparison():
@@ -88,12 +120,16 @@ MAKERS = {"classification": classified, "retrieval": ranked, "vqa": answered}
 PAIRS = [(metric.name, kind) for metric in METRICS.values() for kind in MAKERS if metric.scores(kind)]
 
 
-def metric_p(name, samples, members, draws=200):
+def metric_deviates(name, samples, members, draws=200):
     metric = METRICS[name]
     once = np.ones((len(members), 1), np.int32)
     values = np.array([metric.function(model, once)[0] for model in samples])
     drawn = bootstrap(lambda counts: np.stack([metric.function(model, counts) for model in samples]), members, draws)
-    return p_of_reaches(values, metric_reaches(metric, drawn, Basis.of(metric, samples[0], members)))
+    return deviates_of(values, metric_reaches(metric, drawn, Basis.of(metric, samples[0], members)))
+
+
+def metric_p(name, samples, members):
+    return p_of(metric_deviates(name, samples, members))
 
 
 @pytest.mark.parametrize(("name", "kind"), PAIRS)
@@ -112,9 +148,9 @@ def test_p_values_of_every_metric_of_every_kind_are_those_of_the_paired_comparis
 def test_models_far_apart_in_median_rank_are_told_apart_and_the_lower_is_better():
     rng = np.random.default_rng(0)
     samples = [ranked(rng, skill) for skill in (2.5, 0.0)]
-    p = metric_p("median_rank", samples, np.arange(120))
-    assert p[0, 1] < 0.01
-    assert rank_intervals(np.array([2.0, 20.0]), p, METRICS["median_rank"].higher_is_better) == [(1, 1), (2, 2)]
+    deviates = metric_deviates("median_rank", samples, np.arange(120))
+    assert p_of(deviates)[0, 1] < 0.01
+    assert rank_intervals(np.array([2.0, 20.0]), deviates, METRICS["median_rank"].higher_is_better) == [(1, 1), (2, 2)]
 
 
 def test_medians_that_agree_in_every_draw_show_nothing():
@@ -166,7 +202,7 @@ def simulated(rng, chances, samples=200, draws=300):
 def test_equal_models_are_falsely_separated_in_at_most_five_percent_of_tables():
     rng = np.random.default_rng(0)
     tables = 400
-    false = sum(separated(p_values(*simulated(rng, [0.7] * 6), groups=200, trials=200)).any() for _ in range(tables))
+    false = sum(separated(deviates(*simulated(rng, [0.7] * 6), 200, 200)).any() for _ in range(tables))
     assert false / tables < 0.075  # three standard errors above 5 %
 
 
@@ -176,6 +212,6 @@ def test_rank_intervals_hold_all_true_ranks_in_ninety_five_percent_of_tables():
     tables, held = 300, 0
     for _ in range(tables):
         values, draws = simulated(rng, chances)
-        ranks = rank_intervals(values, p_values(values, draws, 200, 200), True)
+        ranks = rank_intervals(values, deviates(values, draws, 200, 200), True)
         held += all(low <= true <= high for true, (low, high) in enumerate(ranks, start=1))
     assert held / tables > 0.93

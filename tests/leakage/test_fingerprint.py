@@ -83,6 +83,22 @@ def test_a_grey_twin_in_rgb_is_the_same_both_ways(tests):
     assert [match.kind for match in check(tests, colour, near=False).matches] == ["pixels"] * 12
 
 
+@pytest.mark.parametrize("mode", ["P", "LA", "RGBA"])
+@pytest.mark.parametrize("of_tests", ["L", "RGB"])
+def test_a_copy_with_a_palette_or_alpha_is_proof(tests, mode, of_tests):
+    plain = {name: image.convert(of_tests) for name, image in tests.items()}
+    stored = again(tests["t0"].convert("RGB" if mode == "RGBA" else "L").convert(mode), "PNG")
+    assert stored.mode == mode
+    matches = check({"x": stored}, plain, near=False).matches
+    assert [(match.sample, match.kind, match.rows) for match in matches] == [("t0", "pixels", 1)]
+
+
+def test_a_palette_is_more_than_its_indices(tests):
+    coloured = tests["t0"].convert("P")
+    coloured.putpalette([value for index in range(256) for value in (index, 0, 255 - index)])
+    assert check({"x": coloured}, tests, near=False).matches == ()
+
+
 def test_a_tinted_image_has_no_grey_twin(tests):
     grey = tests["t0"]
     tinted = Image.merge("RGB", (grey, grey, grey.point(lambda value: 255 - value)))

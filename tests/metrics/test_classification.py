@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from vlmed.errors import InputError
-from vlmed.metrics.classification import accuracy, auc, average_precision, balanced_accuracy, ece, f1
+from vlmed.metrics import classification
+from vlmed.metrics.classification import Bins, Classified, accuracy, auc, average_precision, balanced_accuracy, ece, f1
 
 ALL = (auc, accuracy, balanced_accuracy, f1, average_precision, ece)
 
@@ -262,3 +263,29 @@ def test_one_draw_alone_equals_the_same_among_many_to_the_last_bit(metric, sampl
         np.testing.assert_array_equal(few, many)
     alone = metric(probabilities, targets)
     assert alone == pytest.approx(many[0], rel=1e-13, abs=1e-15, nan_ok=True)
+
+
+@pytest.mark.parametrize("classes", [2, 9])
+@pytest.mark.parametrize("metric", ALL, ids=lambda metric: metric.__name__)
+def test_values_depend_neither_on_blocks_nor_on_how_counts_are_stored(monkeypatch, metric, classes):
+    rng = np.random.default_rng(classes)
+    scores, targets = rng.integers(1, 6, (300, classes)), rng.integers(0, classes, 300)
+    samples = Classified(scores / scores.sum(axis=1, keepdims=True), targets)
+    counts = rng.poisson(1, (300, 11))
+    expected = metric.of(samples, counts)
+    monkeypatch.setattr(classification, "_BLOCK_CELLS", 4 * 300)
+    for kind in (np.uint8, np.int32, np.int64):
+        for layout in "CF":
+            assert metric.of(samples, counts.astype(kind, order=layout)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("size", [3, 200])
+def test_bins_hold_what_falls_into_them(size):
+    rng = np.random.default_rng(size)
+    where, counts = rng.integers(0, size, 500), rng.integers(0, 256, (500, 4)).astype(np.uint8)
+    expected = [[counts[where == index, draw].sum() for draw in range(4)] for index in range(size)]
+    assert Bins.of(where, size).sum(counts).tolist() == expected
+
+
+def test_sums_over_no_samples_are_zero():
+    assert Bins.of(np.empty(0, np.intp), 3).sum(np.empty((0, 2), np.uint8)).tolist() == [[0, 0]] * 3

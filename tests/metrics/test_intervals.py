@@ -8,7 +8,7 @@ from vlmed.errors import InputError, UsageError
 from vlmed.metrics import intervals
 from vlmed.metrics.classification import Classified
 from vlmed.metrics.inputs import number_groups
-from vlmed.metrics.intervals import bootstrap, bootstrap_weights, interval, student
+from vlmed.metrics.intervals import bootstrap, bootstrap_weights, deviate, interval, student
 from vlmed.metrics.table import METRICS, evaluate_metrics, metrics_named, values_of
 
 NAMES = ["auc", "accuracy", "balanced_accuracy", "f1", "average_precision"]
@@ -53,6 +53,18 @@ def test_draws_do_not_depend_on_order_chunks_or_their_number(monkeypatch):
     assert (weights_of(groups, 30) == weights).all()
 
 
+def test_draws_do_not_depend_on_how_many_numbers_are_drawn_at_a_time(monkeypatch):
+    whole = weights_of(range(40), 30)
+    monkeypatch.setattr(intervals, "_BLOCK", 7)
+    assert (weights_of(range(40), 30) == whole).all()
+
+
+def test_more_groups_than_numbers_at_a_time_follow_the_rule():
+    groups = 2 * intervals._BLOCK + 5
+    drawn = np.floor(np.random.RandomState([9, 1]).random_sample(groups) * groups).astype(int)
+    assert (weights_of(range(groups), 2, seed=9)[:, 1] == np.bincount(drawn, minlength=groups)).all()
+
+
 def test_seeds_differ():
     assert (weights_of(range(20), 5, seed=0) != weights_of(range(20), 5, seed=1)).any()
 
@@ -73,6 +85,26 @@ def test_bootstrap_of_a_mean_has_its_known_spread():
 @pytest.mark.parametrize("freedom", [5, 10, 27, 155, 10**6])
 def test_student_quantile(freedom):
     assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=2e-3)
+
+
+def test_student_quantile_of_few_degrees_of_freedom():
+    assert student(np.array([1.0, 2.0])) == pytest.approx(stats.t.ppf(0.975, [1, 2]), rel=1e-6)
+    assert student(3) == pytest.approx(stats.t.ppf(0.975, 3), rel=8e-3)
+    between = np.array([1.1, 1.5, 1.9, 2.3, 2.8])
+    assert (student(between) >= stats.t.ppf(0.975, between)).all()
+
+
+@pytest.mark.parametrize(("freedom", "within"), [(5, 0.12), (9, 0.05), (63, 0.01), (10**6, 1e-4)])
+def test_deviates_have_the_p_values_of_student(freedom, within):
+    ratio = np.array([0.3, 1.0, 1.7, 2.4])
+    p = 2 * stats.norm.sf(deviate(ratio, freedom))
+    exact = 2 * stats.t.sf(ratio * stats.t.ppf(0.975, freedom), freedom)
+    assert p == pytest.approx(exact, rel=within)
+    assert p[1] == pytest.approx(0.05)
+
+
+def test_no_difference_and_no_reach_are_no_deviate():
+    assert deviate(np.array([0.0]), np.array([7.5])).tolist() == [0.0]
 
 
 def test_an_interval_by_hand():

@@ -121,6 +121,18 @@ def test_units_are_tests_with_ids(run: Run) -> None:
     run(*options).stdout.fnmatch_lines(["4 tests collected*"])
 
 
+def test_options_that_come_again_add_up(run: Run) -> None:
+    apart = ("--vlmed-tasks=lesion", "--vlmed-tasks=report", "--vlmed-tracks=zero_shot,linear_probe")
+    apart += ("--vlmed-tracks=*_retrieval", "--vlmed-fractions=0.5", "--vlmed-fractions=1", "--collect-only", "-q")
+    ids = {line for line in run(*apart, "-m", "vlmed").outlines if "::" in line}
+    assert ids == {
+        f"vlmed::{SHOT}",
+        f"vlmed::{PROBE}",
+        f"vlmed::{PROBE.replace('f100', 'f50')}",
+        "vlmed::report-v1.zero_shot_retrieval-v1.s0.f100",
+    }
+
+
 def test_shares_and_seeds_are_units(run: Run) -> None:
     options = ("--vlmed-tasks=lesion", "--vlmed-tracks=linear_probe", "--collect-only", "-q", "-m", "vlmed")
     result = run(*options, "--vlmed-fractions=0.5,1", "--vlmed-seeds=0,1")

@@ -311,11 +311,11 @@ def giant(path: Path) -> None:
 
 
 BOMBS = {
-    "one text, many rows": (bomb(lambda: one_text(200_000, "x" * 15_000), store_schema=False), "too much text"),
+    "one text, many rows": (bomb(lambda: one_text(200_000, "x" * 15_000), store_schema=False), "too many rows"),
     "one text of megabytes": (bomb(lambda: table(name="x" * 2**21)), "a text too long"),
-    "pages of zeros": (bomb(lambda: table(rows=50_000, name="x" * 3_000), use_dictionary=False), "the pages declare"),
+    "pages of zeros": (bomb(lambda: table(rows=50_000, name="x" * 3_000), use_dictionary=False), "too many rows"),
     "numbers without end": (numbers_without_end, "numbers"),
-    "rows without end": (bomb(lambda: table(rows=300_001)), "too many rows"),
+    "rows without end": (bomb(lambda: table(rows=2**20 + 1, name="x")), "too many rows"),
     "prefixes": (
         bomb(lambda: table(), use_dictionary=False, column_encoding={"sample_id": "DELTA_BYTE_ARRAY"}), "encoding 7"
     ),
@@ -362,7 +362,7 @@ print(len(runs), sum(validate_run(run, suite, root / "manifests").accepted for r
 
 
 def test_many_wrong_rows_are_counted_not_listed(world: World, run: Path) -> None:
-    bomb(lambda: table(rows=50_000))(predictions(run))
+    bomb(lambda: table(name="x"))(predictions(run))  # one foreign sample, 119 times again, and 120 missing ones
     problems = check(world, run).problems
     assert len(problems) < 300
     assert any("more problems of this file are not listed" in problem.what for problem in problems)

@@ -203,13 +203,16 @@ def test_new_runs_audits_and_retractions_change_nothing_published(repository: Wo
     (run / "audits").mkdir()
     (run / "audits" / "x.json").write_text("{}")
     (run / "retraction.json").write_text("{}")
-    (repository.submissions / "README.md").write_text("x")
     commit(repository)
-    assert history_problems(repository.submissions, "main") == []
+    found = history_problems(repository.submissions, "main")
+    assert [(problem.severity, Path(problem.file).name) for problem in found] == [
+        ("warning", "x.json"),
+        ("warning", "retraction.json"),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "refused"), [("audits/a.json", True), ("retraction.json", True), ("notes.txt", False)]
+    ("name", "refused"), [("audits/a.json", True), ("retraction.json", True), ("judgement.json", False)]
 )
 def test_a_new_run_brings_no_audit(repository: World, name: str, refused: bool) -> None:
     run = repository.add("new")

@@ -31,8 +31,8 @@ def commands(path: Path) -> list[list[str]]:
     return [shlex.split(match) for match in re.findall(r"-m vlmed ([^|\n]*)", scripts)]
 
 
-def test_there_are_three() -> None:
-    assert [path.stem for path in FILES] == ["audit", "publish", "validate"]
+def test_there_are_four() -> None:
+    assert [path.stem for path in FILES] == ["audit", "guard", "publish", "validate"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -172,6 +172,27 @@ def test_a_leak_that_is_not_marked_is_found_without_data(
     assert not any(says in problem for problem in whats(world, ledger))
 
 
+@pytest.mark.parametrize(
+    ("marked", "says"),
+    [
+        (("test", "group"), "marked as a leak of its group, which train and val lack"),
+        (("test", "group;near"), "marked as a leak of its group, which train and val lack"),
+        (("train", "near"), "only a test sample can leak"),
+    ],
+)
+def test_a_mark_that_the_manifest_refutes_is_found(
+    world: World, ledger: Path, marked: tuple[str, str], says: str
+) -> None:
+    split, leaks = marked
+    target = target_digest("waiting", "normal")
+    rows = [row("a", split, "1", target=target, leaks=leaks), row("b", "train", "2", target=target)]
+    path = manifest_path(world.suite.task("waiting"), world.manifests)
+    edit(world, "manifest: pending", f"manifest: {write_manifest(path, rows)}")
+    freeze(world.suite, ledger)
+    (problem,) = whats(world, ledger)
+    assert says in problem
+
+
 def test_hash_splits_are_fixed_and_in_proportion() -> None:
     rule = SplitRule("hash", "papila@1", test=0.2, val=0.1)
     splits = [assign_split(rule, "", f"patient-{number}") for number in range(20_000)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from vlmed.hashing import target_digest
 from vlmed.suite.load import load_suite
 from vlmed.suite.manifest import Row, manifest_path, write_manifest
 from vlmed.suite.pages import suite_pages
+from vlmed.suite.types import Task
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -116,6 +118,26 @@ def test_a_manifest_without_images_says_that_pixels_were_never_compared(world: W
     assert told in text
     assert "distinct images" not in text
     assert re.search(r"^\| \[`chest@1`\].* 1 \| 1 † \|", pages_of(world)["README.md"], re.M)
+
+
+def page_of(world: World, changed: Task, rows: list[Row]) -> str:
+    """The page of a task that the task file need not have."""
+    frozen = replace(changed, manifest=write_manifest(manifest_path(changed, world.manifests), rows))
+    return suite_pages(replace(world.suite, tasks={frozen.id: frozen}), world.manifests)[f"{frozen.name}.md"]
+
+
+def test_texts_that_could_not_be_compared_are_told(world: World) -> None:
+    captions = replace(world.suite.task("chest"), kind="retrieval", classes=())
+    rows = [Row("a", "train", "", "1", ""), Row("b", "val", "", "2", "0" * 16), Row("c", "test", "", "3", "0" * 16)]
+    assert "The texts of 1 of the 2 samples of train and val were not at hand" in page_of(world, captions, rows)
+    assert "were not at hand" not in page_of(world, captions, rows[1:])
+
+
+@pytest.mark.parametrize("identity", ["image", "patient"])
+def test_images_that_are_their_own_groups_come_with_a_warning(world: World, identity: str) -> None:
+    chest = world.suite.task("chest")
+    grouped = replace(chest, dataset=replace(chest.dataset, identity=identity))
+    assert ("each image counts as its own group" in page_of(world, grouped, ROWS)) == (identity == "image")
 
 
 def test_a_pending_task_has_no_counts(world: World) -> None:

@@ -199,9 +199,10 @@ def test_gradients_in_chunks_are_the_whole_gradient(generator) -> None:
             if ".lora_B." in name:
                 parameter.add_(0.1)
     rows = np.arange(7)
-    whole = learner.backward(data, rows, learner.teacher.chunks(data, rows, 7))
+    (ready,) = learner.teacher.chunks(data, rows, 7)
+    whole = learner.backward(data, rows, [ready], ready.tokens)
     gradients = {name: parameter.grad.clone() for name, parameter in learner.parameters().items()}
-    parts = learner.backward(data, rows, learner.teacher.chunks(data, rows, 2))
+    parts = learner.backward(data, rows, learner.teacher.chunks(data, rows, 2), ready.tokens)
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-6)
     for name, parameter in learner.parameters().items():
         torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-3, atol=1e-5, msg=name)

@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional
 from tuning_cases import CLASSES, Case, assert_equal, moved, weights
 
+from vlmed.evaluate.features import embed_texts
 from vlmed.evaluate.zero_shot import zero_shot
 from vlmed.models.protocols import DualEncoder
 from vlmed.tuning.batches import Labelled, shuffled
@@ -143,7 +144,8 @@ def test_dropout_works_in_training_and_rests_in_evaluation(case) -> None:
 def test_before_training_it_predicts_as_zero_shot(name: str, case) -> None:
     here: Case = case(name)
     ensemble = {name: [texts[0], texts[-1]] for name, texts in CLASSES.items()}
-    expected, _ = zero_shot(here.encoder, here.embeddings().numpy(), ensemble)
+    texts = embed_texts(here.encoder, [text for prompts in ensemble.values() for text in prompts])
+    expected, _ = zero_shot(here.encoder, here.embeddings().numpy(), texts, len(ensemble))
     loss = -np.log(expected[np.arange(len(here.labels)), here.labels]).mean()
     for scope in ("lora", "full"):
         recipe = here.recipe(scope, epochs=1)

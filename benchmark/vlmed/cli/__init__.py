@@ -24,6 +24,7 @@ from vlmed.cli import (
     results,
     run,
     submissions,
+    submit,
     tasks,
     validate,
 )
@@ -43,10 +44,10 @@ app.add_typer(data.app, name="data", cls=common.Group)
 app.command()(leakage.leakage)
 app.add_typer(fingerprint.app, name="fingerprint")
 app.add_typer(models.app, name="models", cls=common.Group)
-app.command()(run.run)
+app.command(context_settings={"allow_extra_args": True})(run.run)
 app.command()(plot.plot)
 app.command()(validate.validate)
-app.command()(submissions.submit)
+app.command()(submit.submit)
 app.command()(submissions.audit)
 app.add_typer(submissions.app, name="submissions", cls=common.Group)
 app.command()(compare.compare)
@@ -73,6 +74,7 @@ def _options(
     ),
     no_color: bool = typer.Option(False, "--no-color", "--no-colour", help="No colours, as NO_COLOR=1."),
 ) -> None:
+    common.hush_libraries()
     if quiet:
         common.be_quiet()
     if no_color or os.environ.get("NO_COLOR"):

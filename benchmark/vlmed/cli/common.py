@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
-from collections.abc import Iterable, Iterator
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,6 +31,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for program
 
 # Options of `vlmed` itself that are understood wherever they stand.
 _EVERYWHERE = {"--quiet", "-q", "--no-color", "--no-colour"}
+
+# By these, libraries that print their warnings themselves are told not to.
+_VERBOSITIES = ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY")
 
 # More would scroll the first, which usually explains the rest, off the screen.
 _SHOWN = 50
@@ -64,7 +69,24 @@ class Root(Group):
 
 def be_quiet() -> None:
     """From here on, this process and the libraries that it loads tell no progress and no notes."""
-    os.environ |= {"VLMED_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+    os.environ |= {"VLMED_QUIET": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+
+
+def hush_libraries() -> None:
+    """From here on, libraries warn and log nothing that vlmed's user can do nothing about.
+
+    vlmed itself warns by `note` and `print_problems`, never by `warnings` or `logging`. Who sets PYTHONWARNINGS or a
+    library's own variable hears all of it.
+    """
+    if sys.warnoptions:
+        return
+    warnings.simplefilter("ignore")
+    for name in _VERBOSITIES:
+        os.environ.setdefault(name, "error")
+    root = logging.getLogger()
+    if not root.handlers:
+        # Else Python's handler of last resort prints the warnings of libraries that set up none.
+        root.addHandler(logging.NullHandler())
 
 
 def note(text: str) -> None:
@@ -76,35 +98,70 @@ def note(text: str) -> None:
 
 
 def suite_of(path: Path | None) -> Suite:
-    """The suite a command works on."""
+    """The suite a command works on.
+
+    Raises:
+        UsageError, MissingError, InputError: There is no such file, or it is no suite.
+    """
+    from vlmed.errors import UsageError
     from vlmed.suite.load import load_suite
 
+    if path and path.is_dir():
+        raise UsageError("--suite names a folder", file=path, expected="a file", hint=f"--suite {path / 'tasks.yaml'}")
     return load_suite(path)
 
 
-def data_loader(root: Path | None) -> DataLoader:
-    """The data loader a command works with; shows progress."""
+def data_loader(root: Path | None, suite: Path | None) -> DataLoader:
+    """The data loader a command works with; proves samples against the suite's own manifests; shows progress."""
     from vlmed.data.load import DataLoader
     from vlmed.progress import Terminal
+    from vlmed.results.compare import manifests_of
 
-    return DataLoader(root, progress=Terminal())
+    return DataLoader(root, progress=Terminal(), manifests=manifests_of(suite))
 
 
-def names(listed: str) -> list[str]:
-    """The names in a comma-separated option.
+def names(listed: Sequence[str]) -> list[str]:
+    """The names in an option that takes several, by commas or by being given again, each once.
 
     Raises:
         UsageError: There is none.
 
-    >>> names("a, b,")
-    ['a', 'b']
+    >>> names(["a, b,", "c", "a"])
+    ['a', 'b', 'c']
     """
     from vlmed.errors import UsageError
 
-    found = [name.strip() for name in listed.split(",") if name.strip()]
+    found = [name.strip() for text in listed for name in text.split(",") if name.strip()]
     if not found:
-        raise UsageError("an option that takes names has none", expected="names, separated by commas", got=repr(listed))
-    return found
+        got = repr(",".join(listed))
+        raise UsageError("an option that takes names has none", expected="names, separated by commas", got=got)
+    return list(dict.fromkeys(found))
+
+
+def run_folder(path: Path) -> Path:
+    """A run's folder, which may also be named by its `result.json`."""
+    return path.parent if path.name == "result.json" and path.is_file() else path
+
+
+def refuse_unfinished(run: Path) -> None:
+    """See that a folder is no run that was stopped; of those one level below, only tell.
+
+    Raises:
+        InputError: It is one.
+    """
+    from vlmed.errors import InputError
+
+    hint = "`vlmed run` with the same arguments as before goes on from there"
+    if _is_unfinished(run):
+        done = f"{len(list(run.glob('units/*.json')))} finished units, which are kept"
+        raise InputError("this run was stopped before its end", file=run, expected="result.json", got=done, hint=hint)
+    for mark in sorted(run.glob("*/run.json")):
+        if _is_unfinished(mark.parent):
+            note(f"{mark.parent}: left out, this run was stopped before its end\n  next: {hint}")
+
+
+def _is_unfinished(run: Path) -> bool:
+    return (run / "run.json").is_file() and not (run / "result.json").exists()
 
 
 @contextmanager
@@ -121,8 +178,16 @@ def resumable(kept: str) -> Iterator[None]:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON on standard output."""
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    """Print JSON on standard output; paths become texts."""
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=os.fspath))
+
+
+def tell(facts: Any, text: str, as_json: bool) -> None:
+    """Print what a command has done, for a program or for a person."""
+    if as_json:
+        print_json(facts)
+    else:
+        typer.echo(text)
 
 
 def print_table(table: Table) -> None:

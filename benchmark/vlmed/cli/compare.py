@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_table, suite_of
+from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_table, refuse_unfinished, suite_of
 
 if TYPE_CHECKING:
     from vlmed.results.compare import Comparison
@@ -31,6 +31,8 @@ def compare(
     """
     from vlmed.results.compare import compare_runs, manifests_of, read_run
 
+    refuse_unfinished(run_a)
+    refuse_unfinished(run_b)
     first, second = read_run(run_a), read_run(run_b)
     rows = compare_runs(first, second, suite_of(suite), metric, manifests_of(suite))
     left_out = len(first.units) + len(second.units) - 2 * len(rows)
@@ -45,6 +47,8 @@ def compare(
 def _print(rows: list[Comparison]) -> None:
     from rich.table import Table
 
+    from vlmed.api import shown_p
+
     table = Table("unit", "metric", "samples", "a", "b", "a - b", "95 % interval", "p")
     for row in rows:
         table.add_row(
@@ -54,7 +58,7 @@ def _print(rows: list[Comparison]) -> None:
             *(_number(value) for value in (row.first, row.second)),
             _number(row.difference, "+.4f"),
             row.reason if row.low is None else f"{row.low:+.4f} to {row.high:+.4f}",
-            _number(row.p, ".2g"),
+            "-" if row.p is None else shown_p(row.p),
         )
     print_table(table)
 

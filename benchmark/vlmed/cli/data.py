@@ -16,6 +16,7 @@ from vlmed.cli.common import (
     print_problems,
     resumable,
     suite_of,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -25,18 +26,21 @@ app = typer.Typer(help="Find, prepare and prove data sets.\n\nExample: vlmed dat
 
 
 @app.command()
-def prepare(task: str, data_root: DataOption = None, suite: SuiteOption = None) -> None:
+def prepare(task: str, data_root: DataOption = None, as_json: JsonOption = False, suite: SuiteOption = None) -> None:
     """Decode a task's images once into memory-mapped files and prove them against the manifest.
 
     Example: vlmed data prepare breastmnist --data-root ~/data
     """
     chosen = suite_of(suite).task(task)
-    loader = data_loader(data_root)
+    loader = data_loader(data_root, suite)
     with resumable("what is prepared so far is kept"):
         table = loader.table(chosen)
-    counts = ", ".join(f"{len(table.split(name))} {name}" for name in sorted({s.split for s in table.samples}))
+    counts = {name: len(table.split(name)) for name in sorted({sample.split for sample in table.samples})}
+    listed = ", ".join(f"{count} {name}" for name, count in counts.items())
     proof = "not proved: the manifest is pending" if chosen.pending else "proved against the frozen manifest"
-    typer.echo(f"{chosen.id}: {counts}; {proof}\n{loader.prepared_folder(chosen.dataset)}")
+    folder = loader.prepared_folder(chosen.dataset)
+    facts = {"task": chosen.id, "samples": counts, "pending": chosen.pending, "folder": folder}
+    tell(facts, f"{chosen.id}: {listed}; {proof}\n{folder}", as_json)
 
 
 @app.command()
@@ -46,7 +50,7 @@ def verify(task: str, data_root: DataOption = None, as_json: JsonOption = False,
     Example: vlmed data verify breastmnist
     """
     chosen = suite_of(suite).task(task)
-    loader = data_loader(data_root)
+    loader = data_loader(data_root, suite)
     problems = loader.dataset(chosen.dataset).damaged_images()
     table = loader.table(chosen)
     if as_json:
@@ -101,21 +105,27 @@ def freeze(
         bool, typer.Option("--ids-only", help="Freeze ids, groups and texts; needs no images.")
     ] = False,
     data_root: DataOption = None,
+    as_json: JsonOption = False,
     suite: SuiteOption = None,
 ) -> None:
     """For maintainers: write a pending manifest, with leaks marked, and its hash into the task file.
 
+    The manifests of another task file than vlmed's lie in the folder `manifests` beside it, which is begun if need be.
+
     Example: vlmed data freeze papila --data-root ~/data
     """
+    from vlmed.cli.frozen import own_manifests
     from vlmed.leakage.find import find_leaks
     from vlmed.leakage.freeze import freeze_manifest
     from vlmed.leakage.report import Report
     from vlmed.suite.load import suite_path
 
     chosen = suite_of(suite).task(task)
-    loader = data_loader(data_root)
+    loader = data_loader(data_root, suite)
     table = loader.table(chosen, images=not ids_only)
     findings = find_leaks(table, None if ids_only else loader.dataset(chosen.dataset).image, loader.progress)
-    path = freeze_manifest(table, findings, suite or suite_path(), loader.manifests)
+    path = freeze_manifest(table, findings, suite or suite_path(), own_manifests(suite))
     summary = Report(table, findings).summary()
-    typer.echo(f"{path}\n{summary['test']} test samples, {summary['clean']} clean\nnext: vlmed tasks freeze")
+    following = "vlmed tasks freeze" + (f" --suite {suite}" if suite else "")
+    text = f"{path}\n{summary['test']} test samples, {summary['clean']} clean\nnext: {following}"
+    tell({"manifest": path, **summary}, text, as_json)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vlmed.cli.common import JsonOption, tell
 
 _TASK = "phantom_lesion"
 _INTRO = """\
@@ -25,12 +29,21 @@ the probe has learned to fit the prompts better, not to see more. None of it say
 def demo(
     folder: Annotated[Path, typer.Option("--out", help="Where everything is written.")] = Path("demo"),
     epochs: Annotated[int, typer.Option(min=1, help="Epochs of pretraining.")] = 16,
+    as_json: JsonOption = False,
 ) -> None:
     """Train a tiny model and adapter, evaluate them and the controls, validate, and build a leaderboard. Offline.
 
     A demo that was stopped goes on where it ended. Example: vlmed demo
     """
     start = time.monotonic()
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        _show(folder, epochs)
+    page, seconds = (folder / "leaderboard" / "index.html").resolve(), time.monotonic() - start
+    facts = {"page": page, "submissions": folder / "submissions", "seconds": round(seconds)}
+    tell(facts, f"The page: {page}\nDone in {seconds:.0f} s. Next: vlmed run --help", as_json)
+
+
+def _show(folder: Path, epochs: int) -> None:
     typer.echo(_INTRO + "\n")
     _train(folder, epochs)
     base = f"dir:{folder / 'checkpoint'}"
@@ -45,8 +58,7 @@ def demo(
         _evaluate(folder, name, model)
     _vlmed("validate", str(folder / "submissions"))
     _vlmed("leaderboard", "build", str(folder / "submissions"), "--out", str(folder / "leaderboard"))
-    typer.echo(f"\n{_OUTRO}\n\nThe page: {(folder / 'leaderboard' / 'index.html').resolve()}")
-    typer.echo(f"Done in {time.monotonic() - start:.0f} s. Next: vlmed run --help")
+    typer.echo(f"\n{_OUTRO}\n")
 
 
 def _train(folder: Path, epochs: int) -> None:

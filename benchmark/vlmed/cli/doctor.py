@@ -21,10 +21,10 @@ def doctor(data_root: DataOption = None, as_json: JsonOption = False, suite: Sui
 
     Example: vlmed doctor --data-root ~/data
     """
-    from vlmed.evaluate.doctor import examine, ready
+    from vlmed.evaluate.doctor import examine, first_run, ready
 
-    findings = []
-    for finding in examine(suite_of(suite), data_root):
+    loaded, findings = suite_of(suite), []
+    for finding in examine(loaded, data_root):
         findings.append(finding)
         if not as_json:
             _tell(finding)
@@ -32,7 +32,7 @@ def doctor(data_root: DataOption = None, as_json: JsonOption = False, suite: Sui
     if as_json:
         print_json({"ready": possible, "findings": [finding.to_json() for finding in findings]})
     elif possible:
-        typer.echo("a run is possible\nnext: vlmed run --model control:majority --tasks phantom_lesion")
+        typer.echo(f"a run is possible\nnext: {first_run(loaded, findings)}" + (f" --suite {suite}" if suite else ""))
     else:
         typer.echo("no run is possible yet: mend what is missing and needed, in the lines marked with !")
     if not possible:

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmed.cli.common import DataOption, JsonOption, SuiteOption, data_loader, print_json, print_table, suite_of
+from vlmed.cli.common import (
+    DataOption,
+    JsonOption,
+    SuiteOption,
+    data_loader,
+    print_json,
+    print_table,
+    refuse_unfinished,
+    suite_of,
+)
 
 if TYPE_CHECKING:
     from vlmed.results.error_report import ClassCount, UnitErrors
@@ -29,7 +38,8 @@ def errors(
     from vlmed.results.compare import read_run
     from vlmed.results.error_report import run_errors
 
-    found = run_errors(read_run(run), suite_of(suite), data_loader(data_root), judged)
+    refuse_unfinished(run)
+    found = run_errors(read_run(run), suite_of(suite), data_loader(data_root, suite), judged)
     if as_json:
         print_json([unit.to_json() for unit in found])
         return

@@ -19,12 +19,16 @@ from vlmed.cli.common import (
     print_problems,
     print_table,
     suite_of,
+    tell,
 )
 
 if TYPE_CHECKING:
     from vlmed.leakage.fingerprint import Check, Fingerprint
     from vlmed.leakage.training_images import TrainingImages
     from vlmed.suite.types import Task
+
+
+_SPLITS = ["train,val"]
 
 
 class _MakesByDefault(TyperGroup):
@@ -49,7 +53,10 @@ def make(
     images: Annotated[Path, typer.Argument(help="A folder, searched recursively, or an .npz file of MedMNIST.")],
     out: Annotated[Path, typer.Option(help="The fingerprint, a Parquet file.")],
     skip_unreadable: Annotated[bool, typer.Option(help="Leave out what is no readable image.")] = False,
-    splits: Annotated[str, typer.Option(help="Splits of an .npz file that the model saw.")] = "train,val",
+    splits: Annotated[
+        list[str], typer.Option(metavar="NAMES", help="Splits of an .npz file that the model saw.")
+    ] = _SPLITS,
+    as_json: JsonOption = False,
 ) -> None:
     """Write the fingerprint of training images: two hashes an image, no pixels, no names. Nothing leaves this machine.
 
@@ -64,8 +71,10 @@ def make(
     write_fingerprint(out, made)
     for name in training.left_out:
         typer.echo(f"left out: {name}; name its split in --splits if the model saw it", err=True)
-    left = f", left out: {len(training.unreadable)}" if training.unreadable else ""
-    typer.echo(f"{out}: {len(made):,} images{left}\nnext: vlmed fingerprint check {out}")
+    unreadable = len(training.unreadable)
+    left = f", left out: {unreadable}" if unreadable else ""
+    facts = {"fingerprint": out, "images": len(made), "unreadable": unreadable, "left_out": list(training.left_out)}
+    tell(facts, f"{out}: {len(made):,} images{left}\nnext: vlmed fingerprint check {out}", as_json)
 
 
 def _hashed(training: TrainingImages, skip: bool) -> Fingerprint:
@@ -100,10 +109,11 @@ def check(
     Example: vlmed fingerprint check training.parquet
     """
     from vlmed.leakage.fingerprint import read_fingerprint
+    from vlmed.results.compare import manifests_of
 
-    made = read_fingerprint(file)
+    made, manifests = read_fingerprint(file), manifests_of(suite)
     frozen = [task for task in suite_of(suite).tasks.values() if not task.pending]
-    checks = [_check(made, task, exact) for task in frozen]
+    checks = [_check(made, task, exact, manifests) for task in frozen]
     if as_json:
         print_json([asdict(found) for found in checks])
     else:
@@ -112,12 +122,12 @@ def check(
         raise typer.Exit(1)
 
 
-def _check(made: Fingerprint, task: Task, exact: bool) -> Check:
+def _check(made: Fingerprint, task: Task, exact: bool, manifests: Path) -> Check:
     from vlmed.leakage.fingerprint import check_fingerprint, read_task_hashes
     from vlmed.suite.manifest import read_manifest
 
-    manifest = read_manifest(task)
-    return check_fingerprint(made, task, manifest, None if exact else read_task_hashes(task, manifest))
+    manifest = read_manifest(task, manifests)
+    return check_fingerprint(made, task, manifest, None if exact else read_task_hashes(task, manifest, manifests))
 
 
 def _print(checks: list[Check], title: str) -> None:
@@ -140,17 +150,18 @@ def _print(checks: list[Check], title: str) -> None:
 
 
 @app.command()
-def freeze(task: str, data_root: DataOption = None, suite: SuiteOption = None) -> None:
+def freeze(task: str, data_root: DataOption = None, as_json: JsonOption = False, suite: SuiteOption = None) -> None:
     """For maintainers: write the perceptual hashes of a frozen task's test images beside its manifest.
 
     Example: vlmed fingerprint freeze breastmnist --data-root ~/data
     """
+    from vlmed.cli.frozen import own_manifests
     from vlmed.errors import UsageError
     from vlmed.leakage.fingerprint import write_task_hashes
     from vlmed.leakage.perceptual import perceptual_hashes
     from vlmed.suite.manifest import read_manifest
 
-    chosen, loader = suite_of(suite).task(task), data_loader(data_root)
+    chosen, loader = suite_of(suite).task(task), data_loader(data_root, suite)
     manifest = read_manifest(chosen, loader.manifests)
     images = sorted({row.image for row in manifest.split("test") if row.image})
     if not images:
@@ -158,5 +169,5 @@ def freeze(task: str, data_root: DataOption = None, suite: SuiteOption = None) -
     loader.table(chosen)  # proves that the data at hand are the frozen ones
     data = loader.dataset(chosen.dataset)
     hashes = perceptual_hashes(data.image(image) for image in images)
-    path = write_task_hashes(chosen, dict(zip(images, map(int, hashes), strict=True)), loader.manifests)
-    typer.echo(f"{path}\n{len(images)} test images")
+    path = write_task_hashes(chosen, dict(zip(images, map(int, hashes), strict=True)), own_manifests(suite))
+    tell({"task": chosen.id, "hashes": path, "test_images": len(images)}, f"{path}\n{len(images)} test images", as_json)

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmed.cli.common import DataOption, JsonOption, SuiteOption, data_loader, print_json, resumable, suite_of
+from vlmed.cli.common import (
+    DataOption,
+    JsonOption,
+    SuiteOption,
+    data_loader,
+    print_json,
+    refuse_unfinished,
+    resumable,
+    suite_of,
+    tell,
+)
 
 if TYPE_CHECKING:
     from vlmed.evaluate.judge import Judge
@@ -35,12 +45,13 @@ def judge(
     from vlmed.results.compare import read_run
     from vlmed.results.judge_prompt import read_prompt
 
+    refuse_unfinished(run)
     held, prompt = read_run(run), read_prompt()
-    units = open_units(held, suite_of(suite), data_loader(data_root))
+    units = open_units(held, suite_of(suite), data_loader(data_root, suite))
     if plan:
         planned = plan_for(prompt, [item for unit in units for item in unit.items], passes)
         text = f"{planned.answers} answers, {planned.requests} requests, at most {planned.tokens} tokens"
-        print_json(asdict(planned)) if as_json else typer.echo(text)
+        tell(asdict(planned), text, as_json)
         return
     with resumable("replies of the judge are kept"):
         path = judge_run(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, print_table, suite_of
+from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, print_table, suite_of, tell
 from vlmed.cli.validate import intervals_of
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def export(
     site: SiteArgument = Path("leaderboard"),
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("export"),
     model: Annotated[str, typer.Option(help="organisation/model; all of them by default.")] = "",
+    as_json: JsonOption = False,
     suite: SuiteOption = None,
 ) -> None:
     """Write what a built site shows for other collections of results.
@@ -146,12 +147,14 @@ def export(
     from vlmed.leaderboard.published_results import shown_runs
 
     runs, chosen = shown_runs(site, model), suite_of(suite)
-    files = card_files(runs, chosen) if form is Format.HUB else record_files(runs, chosen, int(time()))
-    for name, text in files:
+    files = dict(card_files(runs, chosen) if form is Format.HUB else record_files(runs, chosen, int(time())))
+    for name, text in files.items():
         write_text(out / name, text)
-        typer.echo(out / name)
     if not runs:
         typer.echo("no model is ranked on this leaderboard", err=True)
+    if runs or as_json:
+        written = [out / name for name in files]
+        tell({"files": written}, "\n".join(map(str, written)), as_json)
 
 
 def _print(built: Leaderboard) -> None:

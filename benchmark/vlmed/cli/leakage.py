@@ -34,6 +34,7 @@ def leakage(
     Example: vlmed leakage vqa_rad_official slake_bilingual --data-root ~/data --out reports
     """
     from vlmed.errors import UsageError
+    from vlmed.results.compare import manifests_of
 
     if sum((bool(tasks), every, across)) != 1:
         raise UsageError("name tasks, or give one of --all and --across", hint="vlmed leakage breastmnist")
@@ -41,10 +42,10 @@ def leakage(
         raise UsageError("--across reads manifests alone", got="--out" if out else "--ids-only", hint="leave it out")
     loaded = suite_of(suite)
     if across:
-        rows = _across(loaded)
+        rows = _across(loaded, manifests_of(suite))
     else:
         chosen = loaded.current_tasks() if every else [loaded.task(name) for name in tasks or ()]
-        rows = _look_at_all(chosen, data_loader(data_root), ids_only, out, skip_missing=every)
+        rows = _look_at_all(chosen, data_loader(data_root, suite), ids_only, out, skip_missing=every)
     if as_json:
         print_json(rows)
     elif across:
@@ -55,12 +56,12 @@ def leakage(
         typer.echo(f"reports: {out}", err=True)
 
 
-def _across(suite: Suite) -> list[dict[str, Any]]:
+def _across(suite: Suite, folder: Path) -> list[dict[str, Any]]:
     from vlmed.leakage.across import find_shared
     from vlmed.suite.manifest import read_manifest
 
     tasks = suite.current_tasks()
-    manifests = {task.id: read_manifest(task) for task in tasks if not task.pending}
+    manifests = {task.id: read_manifest(task, folder) for task in tasks if not task.pending}
     return [shared.to_json() for shared in find_shared(tasks, manifests)]
 
 

@@ -7,10 +7,13 @@ from typing import Annotated
 
 import typer
 
+from vlmed.cli.common import JsonOption, run_folder, tell
+
 
 def plot(
     run: Annotated[Path, typer.Argument(help="A run folder with tuned units.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the figures; RUN/plots by default.")] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw losses, speed, waiting and memory of every tuned unit as SVG.
 
@@ -18,5 +21,6 @@ def plot(
     """
     from vlmed.results.plots import plot_trainings
 
-    for path in plot_trainings(run, out or run / "plots"):
-        typer.echo(path)
+    run = run_folder(run)
+    drawn = plot_trainings(run, out or run / "plots")
+    tell({"figures": drawn}, "\n".join(map(str, drawn)), as_json)

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_table, suite_of
+from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_table, refuse_unfinished, suite_of
 
 if TYPE_CHECKING:
     from vlmed.results.rows import Row
     from vlmed.suite.types import Suite
 
+_EVERY = ["*"]
+
 
 def results(
     paths: Annotated[list[Path], typer.Argument(help="Run folders, or folders of submissions.")],
-    task: Annotated[str, typer.Option("--tasks", help="Task names or patterns, separated by commas.")] = "*",
+    tasks: Annotated[list[str], typer.Option(metavar="NAMES", help="Task names or patterns, by commas.")] = _EVERY,
     as_json: JsonOption = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     suite: SuiteOption = None,
@@ -37,7 +39,9 @@ def results(
     if as_json and as_csv:
         raise UsageError("--json and --csv exclude each other", hint="leave one of them out")
     loaded = suite_of(suite)
-    wanted = {found.id for found in loaded.tasks_matching(names(task))} if task != "*" else None
+    wanted = {found.id for found in loaded.tasks_matching(names(tasks))} if tasks != _EVERY else None
+    for path in paths:
+        refuse_unfinished(path)
     runs = [read_run(run) for path in paths for run in find_runs(path)]
     # What others submitted may hold characters that drive a terminal.
     shown = [Run(run.file, printable(run.result)) for run in runs]

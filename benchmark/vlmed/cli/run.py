@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from vlmed.cli.common import DataOption, SuiteOption, data_loader, names, note, print_json, resumable, suite_of
+from vlmed.cli.common import (
+    DataOption,
+    JsonOption,
+    SuiteOption,
+    data_loader,
+    names,
+    note,
+    print_json,
+    resumable,
+    suite_of,
+)
 from vlmed.cli.on_ray import RayOptions
 from vlmed.cli.profiled import watching
+from vlmed.cli.references import check_references
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from vlmed.evaluate.estimate import Planned
+    from vlmed.evaluate.ranks import Ranks
     from vlmed.evaluate.run import Runner
     from vlmed.evaluate.units import RunFolder, Unit
     from vlmed.models.protocols import LoadedModel
@@ -25,23 +37,26 @@ if TYPE_CHECKING:
 
 _Number = TypeVar("_Number", int, float)
 _MAJORITY = "control:majority"
-_MODEL = "[hf:|open_clip:|dir:|endpoint:|control:]location[@revision]; several, by commas, run one after another."
+_TRACKS, _FRACTIONS, _SEEDS = ["zero_shot"], ["1"], ["0,1,2"]
+_MODEL = "Such as hf:OWNER/NAME@REVISION, open_clip:, dir:, endpoint:, control:; several run one after another."
 
 
 def run(
-    model: Annotated[str, typer.Option("--model", "--models", help=_MODEL)],
-    tasks: Annotated[str, typer.Option(help="Task names or patterns such as 'organ*', separated by commas.")],
-    tracks: Annotated[str, typer.Option(help="Track names or patterns, separated by commas.")] = "zero_shot",
+    model: Annotated[list[str], typer.Option("--model", "--models", metavar="REFERENCES", help=_MODEL)],
+    tasks: Annotated[list[str], typer.Option(metavar="NAMES", help="Tasks, by names or patterns such as 'organ*'.")],
+    tracks: Annotated[list[str], typer.Option(metavar="NAMES", help="Tracks, likewise.")] = _TRACKS,
     adapter: Annotated[str | None, typer.Option(help="A PEFT adapter on top of the model.")] = None,
-    fractions: Annotated[str, typer.Option(help="Shares of the training data, separated by commas.")] = "1",
-    seeds: Annotated[str, typer.Option(help="Seeds of the tracks in which chance has a part.")] = "0,1,2",
+    fractions: Annotated[list[str], typer.Option(metavar="NUMBERS", help="Shares of the training data.")] = _FRACTIONS,
+    seeds: Annotated[
+        list[str], typer.Option(metavar="NUMBERS", help="Seeds of the tracks in which chance has a part.")
+    ] = _SEEDS,
     blind: Annotated[
         bool, typer.Option("--blind", help="Also run each model on blank and on swapped images, and the majority.")
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder. A run there goes on where it ended.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show units, their state and estimates; run nothing.")] = False,
     keep_weights: Annotated[bool, typer.Option(help="Keep what is tuned, as adapters and checkpoints.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan, or where the result lies, as JSON.")] = False,
+    as_json: JsonOption = False,
     data_root: DataOption = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps.")] = "cpu",
@@ -60,8 +75,13 @@ def run(
     worker_cpus: Annotated[float | None, typer.Option(min=0.1, help="Cores of a worker on Ray; 1.")] = None,
     worker_gpus: Annotated[float | None, typer.Option(min=0, help="GPUs of a worker on Ray; 1 on cuda.")] = None,
     suite: SuiteOption = None,
+    *,
+    context: typer.Context,
 ) -> None:
     """Evaluate models: frozen tasks in, prediction files and result.json out.
+
+    NAMES, NUMBERS and REFERENCES stand between commas, or the option is given again. --json prints the plan, or where
+    the results lie.
 
     Example: vlmed run --model hf:openai/clip-vit-base-patch32 --tasks breastmnist --tracks zero_shot,linear_probe
 
@@ -70,6 +90,12 @@ def run(
 
     Example: vlmed run --model hf:vinid/plip --tasks vqa_rad --tracks zero_shot_choice --blind
     """
+    from vlmed.evaluate.ranks import Ranks
+
+    # Before anything is said: only the first of several processes speaks.
+    ranks = Ranks()
+    _check_words(context.args)
+    check_references([*names(model), adapter])
     loaded, models = suite_of(suite), _with_blind(names(model)) if blind else names(model)
     # Names and numbers are checked before torch is imported: a typing error is answered at once.
     from vlmed.evaluate.units import RunFolder
@@ -80,32 +106,39 @@ def run(
     on_ray = RayOptions(ray_address, workers, worker_cpus, worker_gpus)
     on_ray.check(executor, models, device)
     _check_profile(profile, executor)
+    _check_together(ranks, plan, profile, executor)
     _tell_left_out(loaded, names(tasks), units)
+    # Workers on Ray may stand in another folder.
+    place = suite.absolute() if suite else None
     told: list[dict[str, Any]] = []
-    for ref in models:
-        # A control that holds no model has nothing for an adapter to lie on.
-        adapter_here = None if blind and ref == _MAJORITY else adapter
-        folder = RunFolder(out or Path("runs") / _slug(ref, adapter_here))
-        with resumable(f"finished units are kept in {folder.path}"), ExitStack() as stack:
-            watch = stack.enter_context(watching(show=not as_json)) if profile and not plan else None
-            from vlmed.models.load import load_model
-            from vlmed.models.numerics import Numerics
+    with ranks:
+        for ref in models:
+            # A control that holds no model has nothing for an adapter to lie on.
+            adapter_here = None if blind and ref == _MAJORITY else adapter
+            folder = RunFolder(out or Path("runs") / _slug(ref, adapter_here))
+            with resumable(f"finished units are kept in {folder.path}"), ExitStack() as stack:
+                watch = stack.enter_context(watching(show=not as_json)) if profile and not plan else None
+                from vlmed.files import cache_root
+                from vlmed.models.load import load_model
+                from vlmed.models.numerics import Numerics
 
-            numerics = Numerics(precision, channels_last, compiled)
-            load = partial(load_model, ref, adapter_here, device, trust_remote_code, numerics)
-            runner_of = partial(_runner, loaded, data_root, batch_size, keep_weights)
-            if executor == "ray" and not plan:
-                runner = stack.enter_context(on_ray.executor(load, runner_of, device)).runner()
-            else:
-                runner = watch.load(load, runner_of) if watch else runner_of(load())
-            fitting = _fitting(runner, units, only=len(models) == 1)
-            if plan:
-                told += _plan(runner, fitting, folder, show=not as_json)
-            elif fitting:
-                start = partial(watch.run, runner) if watch else runner.run
-                told.append({"model": ref, "result": str(start(fitting, folder, _report))})
-                if not as_json:
-                    typer.echo(f"{told[-1]['result']}\nnext: vlmed validate {folder.path}")
+                numerics = Numerics(precision, channels_last, compiled)
+                # Workers need the model itself, and may have other folders.
+                memory = cache_root() / "models" if executor == "local" else None
+                load = partial(load_model, ref, adapter_here, ranks.device(device), trust_remote_code, numerics, memory)
+                runner_of = partial(_runner, loaded, place, data_root, batch_size, keep_weights)
+                if executor == "ray" and not plan:
+                    runner = stack.enter_context(on_ray.executor(load, runner_of, device)).runner(len(units))
+                else:
+                    runner = watch.load(load, runner_of) if watch else runner_of(ranks.in_turn(load))
+                fitting = _fitting(runner, units, only=len(models) == 1)
+                if plan:
+                    told += _plan(runner, fitting, folder, show=not as_json)
+                elif fitting and (leader := ranks.take_part(runner, fitting, folder)):
+                    start = partial(watch.run, leader) if watch else leader.run
+                    told.append({"model": ref, "result": str(start(fitting, folder, _report))})
+                    if not as_json:
+                        typer.echo(f"{told[-1]['result']}\nnext: vlmed validate {folder.path}")
     if as_json:
         print_json(told)
 
@@ -117,10 +150,12 @@ def _with_blind(models: Sequence[str]) -> list[str]:
     return list(dict.fromkeys([*(each for ref in models for each in [ref, *blind.get(ref, [])]), _MAJORITY]))
 
 
-def _runner(suite: Suite, data_root: Path | None, batch_size: int, keep_weights: bool, model: LoadedModel) -> Runner:
+def _runner(
+    suite: Suite, place: Path | None, data_root: Path | None, batch_size: int, keep_weights: bool, model: LoadedModel
+) -> Runner:
     from vlmed.evaluate.run import Runner
 
-    return Runner(suite, model, data_loader(data_root), batch_size, keep_weights)
+    return Runner(suite, model, data_loader(data_root, place), batch_size, keep_weights)
 
 
 def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[Unit]:
@@ -189,22 +224,43 @@ def _check_profile(profile: bool, executor: str) -> None:
         raise UsageError("only this process can be profiled", expected="--executor local", got=executor, hint=hint)
 
 
+def _check_words(extra: Sequence[str]) -> None:
+    """Words that belong to no option are what a shell or a space made of a list."""
+    from vlmed.errors import UsageError
+
+    if extra:
+        hint = "separate names by commas, and put patterns into quotes: --tasks 'organ*,papila'"
+        raise UsageError("these words belong to no option", got=" ".join(extra), hint=hint)
+
+
+def _check_together(ranks: Ranks, plan: bool, profile: bool, executor: str) -> None:
+    from vlmed.errors import UsageError
+
+    if ranks.together and (plan or profile or executor != "local"):
+        got, hint = f"{ranks.size} processes", "start vlmed run without torchrun or accelerate"
+        raise UsageError("--plan, --profile and --executor ray are for one process", got=got, hint=hint)
+
+
 def _check_folders(models: Sequence[str], out: Path | None) -> None:
     from vlmed.errors import UsageError
 
     if out and len(models) > 1:
         hint = "leave out --out: each model then gets a folder of its own under runs/"
         raise UsageError("one run folder can't hold several models", got=str(out), hint=hint)
+    if out and out.is_file():
+        raise UsageError("--out names a file", file=out, expected="a run folder", hint=f"--out {out.parent}")
 
 
-def _numbers(listed: str, kind: type[_Number]) -> list[_Number]:
+def _numbers(listed: Sequence[str], kind: type[_Number]) -> list[_Number]:
     from vlmed.errors import UsageError
 
     try:
         return [kind(text) for text in names(listed)]
     except ValueError:
         expected = "whole numbers" if kind is int else "numbers"
-        raise UsageError("this is no list of numbers", expected=f"{expected} separated by commas", got=listed) from None
+        hint = "such as --seeds 0,1,2" if kind is int else "such as --fractions 0.05,0.25,1"
+        what, got = "this is no list of numbers", ",".join(listed)
+        raise UsageError(what, expected=f"{expected} separated by commas", got=got, hint=hint) from None
 
 
 def _report(unit: Unit, state: str) -> None:

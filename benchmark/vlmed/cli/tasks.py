@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, print_table, suite_of
+from vlmed.cli.common import JsonOption, SuiteOption, note, print_json, print_problems, print_table, suite_of, tell
 
 if TYPE_CHECKING:
     from vlmed.suite.types import Suite, Task
@@ -59,10 +59,12 @@ def check(as_json: JsonOption = False, suite: SuiteOption = None) -> None:
 
     Example: vlmed tasks check
     """
+    from vlmed.cli.frozen import borrows, ledger_of
+    from vlmed.results.compare import manifests_of
     from vlmed.suite.check import check_suite
 
     loaded = suite_of(suite)
-    problems = check_suite(loaded)
+    problems = check_suite(loaded, manifests_of(suite), ledger_of(suite))
     pending = sum(task.pending for task in loaded.tasks.values())
     frozen = len(loaded.tasks) - pending
     if as_json:
@@ -72,6 +74,8 @@ def check(as_json: JsonOption = False, suite: SuiteOption = None) -> None:
         print_problems(problems)
     if problems:
         typer.echo(f"{len(problems)} problems in suite {loaded.version}", err=True)
+        if suite and borrows(suite):
+            note(f"it was held against vlmed's own ledger; `vlmed tasks freeze --suite {suite}` begins one beside it")
         raise typer.Exit(1)
     if as_json:
         return
@@ -79,20 +83,31 @@ def check(as_json: JsonOption = False, suite: SuiteOption = None) -> None:
 
 
 @app.command()
-def freeze(suite: SuiteOption = None) -> None:
+def freeze(as_json: JsonOption = False, suite: SuiteOption = None) -> None:
     """For maintainers: write the digests of new task versions into the ledger.
+
+    The ledger of another task file than vlmed's lies beside it, and so do its manifests; both are begun if need be.
 
     Example: vlmed tasks freeze
     """
+    from vlmed.cli.frozen import ledger_of, own_manifests
     from vlmed.suite.ledger import freeze as freeze_suite
 
-    added = freeze_suite(suite_of(suite))
-    typer.echo(f"frozen: {', '.join(added)}" if added else "nothing new to freeze")
+    loaded = suite_of(suite)
+    own_manifests(suite)
+    ledger = ledger_of(suite)
+    added = freeze_suite(loaded, ledger)
+    tell(
+        {"ledger": ledger, "frozen": added},
+        f"frozen: {', '.join(added)}" if added else "nothing new to freeze",
+        as_json,
+    )
 
 
 @app.command()
 def pages(
     folder: Annotated[Path, typer.Argument(help="Where the pages go.")] = Path("docs/tasks"),
+    as_json: JsonOption = False,
     suite: SuiteOption = None,
 ) -> None:
     """Write a Markdown page per task, and an index, from the definitions and the frozen manifests.
@@ -100,12 +115,13 @@ def pages(
     Example: vlmed tasks pages docs/tasks
     """
     from vlmed.files import write_text
+    from vlmed.results.compare import manifests_of
     from vlmed.suite.pages import suite_pages
 
-    made = suite_pages(suite_of(suite))
+    made = suite_pages(suite_of(suite), manifests_of(suite))
     for name, text in made.items():
         write_text(folder / name, text)
-    typer.echo(f"{len(made)} pages: {folder}")
+    tell({"pages": [folder / name for name in made]}, f"{len(made)} pages: {folder}", as_json)
 
 
 def _refuse_misplaced(context: typer.Context) -> None:

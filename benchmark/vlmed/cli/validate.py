@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, suite_of
+from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_problems, refuse_unfinished, suite_of
 
 if TYPE_CHECKING:
     from vlmed.errors import Problem
@@ -49,11 +49,19 @@ def validate(
     from vlmed.results.many import Validator
     from vlmed.results.validate import find_runs
 
+    for path in paths:
+        refuse_unfinished(path)
     changed = _changed(paths, against) if against else []
     runs = list(dict.fromkeys(run for path in paths for run in find_runs(path)))
     chosen = intervals_of(len(runs), seed, full) if intervals else False
     loaded, manifests = suite_of(suite), manifests_of(suite)
-    reports = list(Validator(loaded, manifests, chosen, cache).reports(runs, jobs))
+    # Whoever sends a run may hope that a draw passes it over.
+    new = set(_new(paths, against)) if against else set()
+    found: dict[Path, Report] = {}
+    for share, some in ((intervals, new), (chosen, set(runs) - new)):
+        validator = Validator(loaded, manifests, share, cache)
+        found |= {report.folder: report for report in validator.reports([run for run in runs if run in some], jobs)}
+    reports = [found[run] for run in runs]
     looked_at = _looked_at(paths, runs, against)
     flags = {report.folder: _flags(report, loaded, manifests) if report.folder in looked_at else []
              for report in reports}  # fmt: skip
@@ -87,13 +95,20 @@ def _changed(paths: list[Path], revision: str) -> list[Problem]:
     return [problem for path in paths if path.is_dir() for problem in history_problems(path, revision)]
 
 
-def _looked_at(paths: list[Path], runs: list[Path], revision: str) -> list[Path]:
-    """The runs whose flags are shown: few ones, or what is new against a revision, since each is held beside all."""
+def _new(paths: list[Path], revision: str) -> list[Path]:
     from vlmed.results.history import new_runs
 
+    return [run for path in paths if path.is_dir() for run in new_runs(path, revision)]
+
+
+def _looked_at(paths: list[Path], runs: list[Path], revision: str) -> list[Path]:
+    """The runs whose flags are shown: few ones, or what is new against a revision, since each is held beside all."""
     if len(runs) > _FEW and revision:
-        runs = [run for path in paths if path.is_dir() for run in new_runs(path, revision)]
-    return runs if len(runs) <= _FEW else []
+        runs = _new(paths, revision)
+    if len(runs) <= _FEW:
+        return runs
+    typer.echo(f"flags: not looked for in {len(runs)} runs; name at most {_FEW} to see them", err=True)
+    return []
 
 
 def _print_changed(changed: list[Problem], github: bool) -> None:

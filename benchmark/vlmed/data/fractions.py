@@ -15,7 +15,8 @@ def share_of(samples: Sequence[Sample], fraction: float, task: str) -> tuple[Sam
 
     Groups stay whole. Each belongs to the stratum of its most frequent label and stands there at a place that
     SHA-256(task, group) fixes; a share takes places from the first on until it holds `fraction` of the stratum's
-    samples, one group at least. So a smaller share lies within every larger one, and no class goes missing.
+    samples, one group at least. So a smaller share lies within every larger one, and no stratum goes missing; a class
+    that is the most frequent of no group is no stratum, and may.
 
     Args:
         fraction: In (0, 1].

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
-import torch
 
 from vlmed.data.questions import Question, questions
 from vlmed.data.table import Sample
@@ -41,8 +40,7 @@ def by_candidates(job: Job) -> Outcome:
     asked = list(questions(job.table, job.test).values())
     texts = [pair.format(question=each.text, candidate=name) for each in asked for name in each.candidates]
     distinct = sorted(set(texts))
-    with torch.inference_mode():
-        embedded = normalised(encoder.encode_texts(distinct).float().cpu().numpy().astype(np.float64))
+    embedded = normalised(job.text_features(distinct).astype(np.float64))
     rows = dict(zip(distinct, embedded, strict=True))
     images = normalised(image_vectors(encoder, job.features(job.test)).astype(np.float64))
     ours = iter(texts)

@@ -18,7 +18,10 @@ BLOCK = 256
 def in_blocks(
     job: Job, what: str, samples: Sequence[Sample], ask: Callable[[Sequence[Sample]], list[Any]]
 ) -> list[Any]:
-    """One JSON value per sample from `ask`, which gets some samples at a time; those on disk are not asked again.
+    """One JSON value per sample from `ask`, which gets a block of samples at a time; those on disk are not asked again.
+
+    Where a block begins never depends on what is on disk, so that batches are those of a run that nothing befell. Other
+    workers may have answered blocks before (`vlmed.evaluate.shards`), in folders within the unit's scratch folder.
 
     Args:
         what: Names the file in the unit's scratch folder, and the progress bar.
@@ -27,12 +30,14 @@ def in_blocks(
         VlmedError: The disk is full; finished blocks are kept.
     """
     path = job.scratch / f"{what}.jsonl"
-    known = _read(path)
-    left = [sample for sample in samples if sample.id not in known]
+    known: dict[str, Any] = {}
+    for file in (*job.scratch.glob(f"*/{what}.jsonl"), path):
+        known |= _read(file)
+    blocks = [samples[start : start + BLOCK] for start in range(0, len(samples), BLOCK)]
+    left = [block for block in blocks if any(sample.id not in known for sample in block)]
     with job.progress.task(what, len(samples), "samples") as advance:
-        advance(len(samples) - len(left))
-        for start in range(0, len(left), BLOCK):
-            block = left[start : start + BLOCK]
+        advance(len(samples) - sum(map(len, left)))
+        for block in left:
             rows = dict(zip((sample.id for sample in block), ask(block), strict=True))
             _append(path, rows)
             known |= rows
@@ -44,9 +49,11 @@ def _read(path: Path) -> dict[str, Any]:
     """What is on disk; a last line that a killed run left half written is not."""
     if not path.exists():
         return {}
-    lines = path.read_bytes().split(b"\n")[:-1]
-    path.write_bytes(b"".join(line + b"\n" for line in lines))
-    return {row[0]: row[1] for row in map(json.loads, lines)}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    return {row[0]: row[1] for row in map(json.loads, whole.splitlines())}
 
 
 def _append(path: Path, rows: dict[str, Any]) -> None:

@@ -22,9 +22,9 @@ def by_prompts(job: Job) -> Outcome:
     """Zero-shot: the classes' prompts are the classifier."""
     task = job.unit.task
     prompts = task.prompts[job.unit.track.recipe["prompts"]]
-    in_class_order = {spec.name: prompts[spec.name] for spec in task.classes}
-    encoder = cast(DualEncoder, job.model.predictor)
-    return Outcome(predictions(job.test, *zero_shot(encoder, job.features(job.test), in_class_order)))
+    encoder, features = cast(DualEncoder, job.model.predictor), job.features(job.test)
+    texts = job.text_features([text for spec in task.classes for text in prompts[spec.name]])
+    return Outcome(predictions(job.test, *zero_shot(encoder, features, texts, len(task.classes))))
 
 
 def by_probe(job: Job) -> Outcome:

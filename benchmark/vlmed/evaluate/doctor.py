@@ -76,6 +76,18 @@ def ready(findings: Iterable[Finding]) -> bool:
     return not any(finding.needed and finding.state == "missing" for finding in findings)
 
 
+def first_run(suite: Suite, findings: Iterable[Finding]) -> str:
+    """A command to begin with: on a task whose data need nothing, else on one whose data are here."""
+    here = {finding.part.removeprefix("data ") for finding in findings if finding.state == "ok"}
+    tasks = [task for task in suite.current_tasks() if task.tracks and task.dataset.name in here]
+    chosen = min(tasks, key=lambda task: (task.dataset.access != "embedded", task.pending), default=None)
+    if chosen is None:
+        return "vlmed tasks"
+    # Zero-shot is what a run does where nothing else is said.
+    tracks = "" if "zero_shot" in chosen.tracks else f" --tracks {chosen.tracks[0]}"
+    return f"vlmed run --model control:majority --tasks {chosen.name}{tracks}"
+
+
 def _software(suite: Suite) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     pending = sum(task.pending for task in suite.tasks.values())

@@ -1,27 +1,32 @@
-"""Image features, embedded once per model and set of images and shared by every track, seed and fraction."""
+"""Features of images and texts, embedded once per model and set of them, shared by every track, seed and fraction."""
 
 from __future__ import annotations
 
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vlmed.data.prepare import PreparedDataset
-from vlmed.errors import InputError
-from vlmed.evaluate.part import Part, part_of
+from vlmed.errors import InputError, VlmedError
+from vlmed.evaluate.part import Part, drop_ranges, part_of, range_file, rows_made
 from vlmed.evaluate.pixels import PixelStore, libraries
 from vlmed.evaluate.stages import stage
+from vlmed.files import new_file
 from vlmed.hashing import digest
-from vlmed.models.protocols import ImageEncoder
+from vlmed.models.protocols import DualEncoder, ImageEncoder
 from vlmed.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import torch
 
 # Each loads a batch while one is embedded: more would only hold memory, fewer would let the model wait.
 _FEWEST, _MOST = 2, 8
@@ -59,9 +64,42 @@ class FeatureCache:
         stored = self._stored(dataset, distinct)
         return np.asarray(stored[[row[image] for image in images]])
 
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Features of texts, (len(texts), D) float32, as the encoder gives them for all of these together.
+
+        Kept where the folder can be written; unlike those of images they cost little.
+        """
+        path = self.folder / "texts" / f"{digest([list(self.model_key), libraries(), list(texts)])}.npy"
+        if (kept := _read(path, len(texts))) is not None:
+            return kept
+        self._load()
+        with stage("text features"):
+            features = embed_texts(cast(DualEncoder, self.encoder), texts)
+        with suppress(VlmedError), new_file(path) as part, part.open("wb") as file:
+            np.save(file, features)
+        return features
+
     def holds(self, images: Sequence[str]) -> bool:
         """Whether the features of these images, all together, are there already."""
-        return self._path(sorted(set(images))).exists()
+        return self.file(images).exists()
+
+    def file(self, images: Sequence[str]) -> Path:
+        """Where the features of these images, all together, lie or would lie."""
+        return self._path(sorted(set(images)))
+
+    def embed_range(self, dataset: PreparedDataset, images: Sequence[str], start: int, stop: int) -> Path:
+        """Embed images `start` to `stop` of the distinct ones, in the order of their hashes; gives the file.
+
+        `features` of all of them takes the rows from there instead of embedding them. A range holds whole batches, so
+        that they are the same bits.
+
+        Raises:
+            VlmedError: The disk is full.
+        """
+        distinct = sorted(set(images))
+        path = range_file(self._path(distinct), start, stop)
+        self._make(path, dataset, distinct[start:stop])
+        return path
 
     def pixels(self, dataset: PreparedDataset, images: Sequence[str]) -> torch.Tensor:
         """Preprocessed images by pixel hash, float32 (len(images), 3, H, W)."""
@@ -75,28 +113,48 @@ class FeatureCache:
 
     def _stored(self, dataset: PreparedDataset, distinct: Sequence[str]) -> NDArray[np.float32]:
         path = self._path(distinct)
-        if not path.exists():
-            with part_of(path, (len(distinct), self.encoder.dim), self.batch_size) as part:
-                if part:
-                    self._embed(dataset, distinct, part)
+        self._make(path, dataset, distinct)
         stored: NDArray[np.float32] = np.load(path, mmap_mode="r")
         return stored
 
-    def _embed(self, dataset: PreparedDataset, distinct: Sequence[str], part: Part) -> None:
+    def _make(self, path: Path, dataset: PreparedDataset, distinct: Sequence[str]) -> None:
+        if path.exists():
+            return
+        with part_of(path, (len(distinct), self.encoder.dim), self.batch_size) as part:
+            if part:
+                self._embed(dataset, distinct, part, rows_made(path, self.batch_size))
+        drop_ranges(path)
+
+    def _embed(
+        self, dataset: PreparedDataset, distinct: Sequence[str], part: Part, made: Mapping[int, NDArray[np.float32]]
+    ) -> None:
+        starts = range(part.done, len(distinct), self.batch_size)
+        batches = self._batches(dataset, distinct, [start for start in starts if start not in made])
+        self._load()
         with self.progress.task("embedding images", len(distinct), "images") as advance:
             advance(part.done)
-            for batch in self._batches(dataset, distinct, part.done):
-                with stage("forward"):
-                    rows = embed(self.encoder, batch)
+            for start in starts:
+                rows = made[start] if start in made else self._forward(next(batches))
                 part.write(rows)
-                self.embedded += len(batch)
-                advance(len(batch))
+                self.embedded += len(rows)
+                advance(len(rows))
 
-    def _batches(self, dataset: PreparedDataset, images: Sequence[str], start: int) -> Iterator[torch.Tensor]:
+    def _load(self) -> None:
+        """Have the weights, which a remembered model loads only now: here, and not amid a batch in another thread."""
+        with stage("load model"):
+            _ = self.encoder.image_tower
+
+    def _forward(self, batch: torch.Tensor) -> NDArray[np.float32]:
+        with stage("forward"):
+            return embed(self.encoder, batch)
+
+    def _batches(
+        self, dataset: PreparedDataset, images: Sequence[str], starts: Sequence[int]
+    ) -> Iterator[torch.Tensor]:
         def load(first: int) -> torch.Tensor:
             return self.pixels(dataset, images[first : first + self.batch_size])
 
-        return ahead(load, range(start, len(images), self.batch_size))
+        return ahead(load, starts)
 
 
 def ahead(load: Callable[[int], torch.Tensor], items: Sequence[int]) -> Iterator[torch.Tensor]:
@@ -119,12 +177,32 @@ def _loaders() -> int:
     return max(_FEWEST, min(_MOST, os.cpu_count() or 1))
 
 
+def _read(path: Path, rows: int) -> NDArray[np.float32] | None:
+    """Kept features (rows, D); None where there are none, or no whole ones."""
+    try:
+        features = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return features if features.dtype == np.float32 and features.ndim == 2 and len(features) == rows else None
+
+
+def embed_texts(encoder: DualEncoder, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Features of texts (len(texts), D), as float32 on the CPU."""
+    import torch
+
+    with torch.inference_mode():
+        features: NDArray[np.float32] = encoder.encode_texts(list(texts)).float().cpu().numpy()
+    return features
+
+
 def embed(encoder: ImageEncoder, batch: torch.Tensor) -> NDArray[np.float32]:
     """Features of one preprocessed batch (B, 3, H, W), as float32 on the CPU.
 
     Raises:
         InputError: The model gives NaN or an infinity.
     """
+    import torch
+
     with torch.inference_mode():
         features: NDArray[np.float32] = encoder.encode_images(batch).float().cpu().numpy()
     if not np.isfinite(features).all():

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -22,6 +22,9 @@ from vlmed.models.protocols import LoadedModel
 from vlmed.progress import Progress
 from vlmed.results.predictions import Predictions
 from vlmed.suite.splits import bucket
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass
@@ -82,6 +85,10 @@ class Job:
     def features(self, samples: Sequence[Sample]) -> NDArray[np.float32]:
         """Image features (len(samples), D) of what the model is shown."""
         return self._cache.features(self.dataset, self._images(samples))
+
+    def text_features(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Text features (len(texts), D)."""
+        return self._cache.text_features(texts)
 
     def pixels(self, samples: Sequence[Sample]) -> torch.Tensor:
         """Preprocessed images float32 (len(samples), 3, H, W) of what the model is shown."""

@@ -9,6 +9,7 @@ from vlmed.errors import UsageError
 from vlmed.evaluate import answer, classify, retrieve
 from vlmed.evaluate.job import Job, Outcome
 from vlmed.evaluate.units import Unit
+from vlmed.models.own import FAMILY
 from vlmed.models.protocols import Kind, ModelInfo
 from vlmed.suite.types import Suite, Task, Track
 
@@ -28,6 +29,10 @@ _TUNED: Mapping[Kind, Callable[[Job], Outcome]] = {
     "dual_encoder": _by_tuning,
     "image_encoder": _by_tuning,
     "control": classify.by_control,
+}
+# Where the prompts are the classifier.
+_TUNED_BY_PROMPTS: Mapping[Kind, Callable[[Job], Outcome]] = {
+    kind: method for kind, method in _TUNED.items() if kind != "image_encoder"
 }
 # The same methods where a task has captions for classes.
 _TUNED_ON_CAPTIONS: Mapping[Kind, Callable[[Job], Outcome]] = {
@@ -55,6 +60,9 @@ METHODS: Mapping[str, Mapping[Kind, Callable[[Job], Outcome]]] = {
     "sft": {"generator": _later("tuned_generator", "by_answers"), "control": answer.by_control},
 }
 
+# What may bring a module that fuses images and questions; a control needs none, an object of the user's may have one.
+_WITH_FUSION = ("pmc_clip", "control", FAMILY)
+
 _WHAT: Mapping[Kind, str] = {
     "dual_encoder": "embeds images and texts",
     "image_encoder": "embeds images and no texts",
@@ -67,7 +75,7 @@ def method_for(unit: Unit, model: ModelInfo, suite: Suite) -> Callable[[Job], Ou
     """What predicts a unit with a model.
 
     Raises:
-        UsageError: A model of this kind can't follow the track; names the tracks of the task that it can follow.
+        UsageError: Such a model can't follow the track; names the tracks of the task that its kind can follow.
     """
     by_kind = _functions(unit.task, unit.track)
     if model.kind not in by_kind:
@@ -78,9 +86,25 @@ def method_for(unit: Unit, model: ModelInfo, suite: Suite) -> Callable[[Job], Ou
             got=f"a {model.kind}",
             hint=f"run it with --tracks {','.join(fitting)}" if fitting else "",
         )
+    _check_fusion(unit.track, model)
     return by_kind[model.kind]
+
+
+def _check_fusion(track: Track, model: ModelInfo) -> None:
+    own = track.recipe.get("fusion", {}).get("module") == "own"
+    if own and model.family not in _WITH_FUSION:
+        raise UsageError(
+            f"{model.name} has no fusion module of its own, so it can't follow {track.id}",
+            expected="PMC-CLIP's checkpoint.pt",
+            got=f"a model of the family {model.family}",
+            hint="choose a track with a bilinear fusion",
+        )
 
 
 def _functions(task: Task, track: Track) -> Mapping[Kind, Callable[[Job], Outcome]]:
     functions = METHODS[track.method]
-    return _TUNED_ON_CAPTIONS if functions is _TUNED and task.kind == "retrieval" else functions
+    if functions is not _TUNED:
+        return functions
+    if task.kind == "retrieval":
+        return _TUNED_ON_CAPTIONS
+    return _TUNED_BY_PROMPTS if track.recipe["head"] == "prompts" else _TUNED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from vlmed.errors import VlmedError
 
 _ITEM = 4
+_RANGE = re.compile(r"\.(\d+)-(\d+)\.npy$")
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 
 
@@ -67,6 +69,31 @@ def part_of(path: Path, shape: tuple[int, int], block: int) -> Iterator[Part | N
         hint = "make room, or set VLMED_CACHE to a folder on another disk, and run again: finished work is kept"
         got = error.strerror or str(error)
         raise VlmedError("the features can't be written", file=path, got=got, hint=hint) from error
+
+
+def range_file(path: Path, start: int, stop: int) -> Path:
+    """Where rows `start` to `stop` of the npy file `path` lie that were made before the whole, each range a file."""
+    return path.with_suffix(f".{start}-{stop}.npy")
+
+
+def rows_made(path: Path, block: int) -> dict[int, NDArray[np.float32]]:
+    """Rows of `path` that lie in files of ranges, in blocks: the number of the first row -> the rows, memory-mapped."""
+    made: dict[int, NDArray[np.float32]] = {}
+    for first, file in _ranges(path):
+        rows = np.load(file, mmap_mode="r")
+        made |= {first + place: rows[place : place + block] for place in range(0, len(rows), block)}
+    return made
+
+
+def drop_ranges(path: Path) -> None:
+    """Remove the files of ranges of `path`, which holds all their rows."""
+    for _, file in _ranges(path):
+        file.unlink(missing_ok=True)
+
+
+def _ranges(path: Path) -> list[tuple[int, Path]]:
+    beside = path.parent.glob(f"{path.stem}.*-*.npy")
+    return [(int(found[1]), file) for file in beside if (found := _RANGE.search(file.name))]
 
 
 @contextmanager

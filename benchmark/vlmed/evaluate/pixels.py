@@ -12,9 +12,9 @@ from functools import cached_property
 from importlib import metadata
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from vlmed.data.prepare import PreparedDataset
@@ -23,6 +23,9 @@ from vlmed.evaluate.codes import Codes
 from vlmed.evaluate.stages import stage
 from vlmed.hashing import digest
 from vlmed.models.protocols import ImageEncoder
+
+if TYPE_CHECKING:
+    import torch
 
 # What resizes images; another version may do it otherwise.
 _LIBRARIES = ("pillow", "torch", "torchvision", "transformers", "open_clip_torch", "timm", "numpy")
@@ -78,6 +81,8 @@ class PixelStore:
         Raises:
             KeyError: There is no such image.
         """
+        import torch
+
         codes, rows = self._opened(dataset)
         if codes is None or rows is None:
             return torch.stack([self._preprocessed(dataset, image) for image in images])

@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmed.errors import InputError, MissingError, UsageError, VlmedError
 from vlmed.evaluate.ray_worker import RunnerOf, Worker
-from vlmed.evaluate.units import Unit
+from vlmed.evaluate.unit_queue import Work
 from vlmed.models.protocols import LoadedModel
 
 # Told to workers whose node has not set them itself. Keys and tokens are never sent.
@@ -54,12 +54,12 @@ class Member:
 
     Attributes:
         call: The answer it owes; None where it is free.
-        unit: What the answer is about; None while the model loads.
+        work: What the answer is about; None while the model loads.
     """
 
     actor: Any
     call: Any
-    unit: Unit | None = None
+    work: Work | None = None
 
 
 class Crew:
@@ -98,12 +98,12 @@ class Crew:
         return Member(actor, actor.start.remote())
 
     def free(self) -> list[Member]:
-        """Workers that wait for a unit."""
+        """Workers that wait for work."""
         return [member for member in self._members if member.call is None]
 
-    def give(self, member: Member, run: str, unit: Unit) -> None:
-        """Let a worker do a unit."""
-        member.unit, member.call = unit, member.actor.do.remote(run, unit)
+    def give(self, member: Member, run: str, work: Work) -> None:
+        """Let a worker do a unit or a shard."""
+        member.work, member.call = work, member.actor.do.remote(run, work)
 
     def answers(self) -> Iterator[tuple[Member, Any]]:
         """What workers answered since, or `Lost` where one was; waits a moment for the first answer.
@@ -166,9 +166,9 @@ class Crew:
         self._members.remove(member)
         self._ray.kill(member.actor)
 
-    def part(self) -> None:
-        """End the work: free workers clear up after themselves, and all are let go."""
-        calls = [member.actor.leave.remote() for member in self.free()]
+    def part(self, run: str) -> None:
+        """End a run's work: free workers clear up after themselves, and all are let go."""
+        calls = [member.actor.leave.remote(run) for member in self.free()]
         with suppress(self._ray.exceptions.RayError):
             self._ray.get(calls, timeout=10)
         self.scatter()

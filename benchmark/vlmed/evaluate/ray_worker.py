@@ -1,4 +1,4 @@
-"""A worker of the Ray executor: keeps one model loaded, does units, and hands their files over in pieces."""
+"""A worker of the Ray executor: keeps one model loaded, does units and shards, and hands files over in pieces."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ import fcntl
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from vlmed.errors import VlmedError
+from vlmed.evaluate.methods import method_for
 from vlmed.evaluate.run import Runner
+from vlmed.evaluate.shards import PartJob, Shard, image_sets
+from vlmed.evaluate.unit_queue import Work
 from vlmed.evaluate.units import RunFolder, Unit
+from vlmed.hashing import digest
 from vlmed.models.numerics import Numerics
 from vlmed.models.protocols import LoadedModel
 
@@ -22,6 +27,8 @@ from vlmed.models.protocols import LoadedModel
 PIECE = 8 * 2**20
 
 RunnerOf = Callable[[LoadedModel], Runner]
+# Files by their name in the cache folder, which is another on each node, and their sizes in bytes.
+Files = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -37,16 +44,27 @@ class Elsewhere:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished unit on a worker.
+    """A finished unit or shard on a worker.
 
     Attributes:
-        files: Name in the run folder -> bytes; the unit's outcome, which makes it a finished one, comes last.
+        files: Files of the run folder, which lie in `run_folder`; the outcome, which makes a unit a finished one, comes
+            last.
+        shared: What later units take from: the name of a set of images -> the file with its features, and the name of
+            a unit -> what a shard did of it.
         node, device: Where it was done.
+        seconds: What it took.
     """
 
-    files: Mapping[str, int]
+    files: Files
+    shared: Mapping[str, Files]
     node: str
     device: str
+    seconds: float
+
+
+def run_folder(run: str) -> str:
+    """The name, in the cache folder, of a worker's run folder."""
+    return f"ray/{run}"
 
 
 class Worker:
@@ -64,6 +82,7 @@ class Worker:
         for name, value in settings.items():
             os.environ.setdefault(name, value)
         self._load, self._runner_of = load, runner_of
+        self._ranges: list[Path] = []
 
     def start(self) -> LoadedModel:
         """Load the model; tells what was loaded, with `Elsewhere` in the place of its predictor.
@@ -76,26 +95,69 @@ class Worker:
         model = self._runner.model
         return replace(model, predictor=cast(Any, Elsewhere(getattr(model.predictor, "numerics", None))))
 
-    def do(self, run: str, unit: Unit) -> Done:
-        """Do a unit, or go on with it, and keep its files until `forget`.
+    def do(self, run: str, work: Work) -> Done:
+        """Do a unit or a shard, or go on with it, and keep its files until `forget`.
 
         Args:
-            run: The run's own name; its units under way lie in a folder of this name.
+            run: The run's own name; what is under way lies in a folder of this name.
 
         Raises:
             VlmedError: As `Runner.do`; names the node.
         """
-        self._folder = RunFolder(self._runner.data.cache / "ray" / run)
-        with _named("every node needs the data: a shared --data-root, or VLMED_DATA"), _alone(self._lock(unit)):
-            if not self._folder.finished(unit):
-                self._runner.do(unit, self._folder)
-        return Done(self._files(unit), platform.node(), _device())
+        start = time.monotonic()
+        self._folder = RunFolder(self._cache / run_folder(run))
+        with _named("every node needs the data: a shared --data-root, or VLMED_DATA"), _alone(self._lock(work)):
+            files, shared = self._shard_done(work) if isinstance(work, Shard) else self._unit_done(work)
+        return Done(files, shared, platform.node(), _device(), time.monotonic() - start)
+
+    def _unit_done(self, unit: Unit) -> tuple[Files, Mapping[str, Files]]:
+        if not self._folder.finished(unit):
+            self._runner.do(unit, self._folder)
+        folder = self._folder
+        kept = sorted(path for path in folder.weights(unit).rglob("*") if path.is_file())
+        paths = [*kept, folder.log(unit), folder.predictions(unit), folder.outcome(unit)]
+        return self._named_files(paths), {name: self._named_files([path]) for name, path in self._features(unit)}
+
+    def _features(self, unit: Unit) -> Iterator[tuple[str, Path]]:
+        """The sets of images whose features the unit takes, each with its file."""
+        if cache := self._runner.cache():
+            for images in image_sets(unit, self._runner.table(unit.task), self._runner.model).values():
+                yield digest(images), cache.file(images)
+
+    def _shard_done(self, shard: Shard) -> tuple[Files, Mapping[str, Files]]:
+        runner, unit = self._runner, shard.unit
+        table, dataset = runner.table(unit.task), runner.data.dataset(unit.task.dataset)
+        if cache := runner.cache():
+            images = image_sets(unit, table, runner.model)[shard.split]
+            if cache.holds(images):
+                return {}, {digest(images): self._named_files([cache.file(images)])}
+            path = cache.embed_range(dataset, images, shard.start, shard.stop)
+            self._ranges.append(path)
+            return {}, {unit.id: self._named_files([path])}
+        scratch = self._folder.scratch(unit) / f"{shard.start}-{shard.stop}"
+        job = PartJob(unit, table, runner.model, dataset, None, scratch, self._folder.log(unit), None,
+                      runner.data.progress, runner.batch_size, slice(shard.start, shard.stop))  # fmt: skip
+        method_for(unit, runner.model.info, runner.suite)(job)
+        return {}, {unit.id: self._named_files(scratch.iterdir())}
 
     def piece(self, name: str, start: int) -> bytes:
-        """At most `PIECE` bytes of a finished unit's file."""
-        with (self._folder.path / name).open("rb") as file:
+        """At most `PIECE` bytes of a file in the cache folder."""
+        with (self._cache / name).open("rb") as file:
             file.seek(start)
             return file.read(PIECE)
+
+    def lacks(self, files: Files) -> list[str]:
+        """Those of these files that are not in the cache folder of this node."""
+        return absent(self._cache, files)
+
+    def put(self, name: str, start: int, piece: bytes, last: bool) -> None:
+        """Add a piece to a file in the cache folder, which stands there once its last piece is in.
+
+        Raises:
+            VlmedError: The disk is full; names the node.
+        """
+        with _named("make room on this node, or set VLMED_CACHE there to a folder on another disk"):
+            put(self._cache / name, start, piece, last)
 
     def forget(self, unit: Unit) -> None:
         """Remove the files of a unit that has been handed over."""
@@ -103,18 +165,46 @@ class Worker:
             path.unlink(missing_ok=True)
         shutil.rmtree(self._folder.weights(unit), ignore_errors=True)
 
-    def leave(self) -> None:
-        """Remove all that this run left on the node."""
-        shutil.rmtree(self._folder.path, ignore_errors=True)
+    def leave(self, run: str) -> None:
+        """Remove all that a run left on the node; whole sets of features stay."""
+        for path in self._ranges:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self._cache / run_folder(run), ignore_errors=True)
 
-    def _lock(self, unit: Unit) -> Path:
-        return self._folder.path / "locks" / unit.id
+    @property
+    def _cache(self) -> Path:
+        return self._runner.data.cache
 
-    def _files(self, unit: Unit) -> dict[str, int]:
-        folder = self._folder
-        kept = sorted(path for path in folder.weights(unit).rglob("*") if path.is_file())
-        paths = [*kept, folder.log(unit), folder.predictions(unit), folder.outcome(unit)]
-        return {path.relative_to(folder.path).as_posix(): path.stat().st_size for path in paths if path.exists()}
+    def _lock(self, work: Work) -> Path:
+        return self._folder.path / "locks" / work.id
+
+    def _named_files(self, paths: Iterable[Path]) -> Files:
+        return {path.relative_to(self._cache).as_posix(): path.stat().st_size for path in paths if path.exists()}
+
+
+def absent(cache: Path, files: Files) -> list[str]:
+    """Those of these files that are not in a cache folder as they should be."""
+    return [
+        name for name, size in files.items() if not (cache / name).is_file() or (cache / name).stat().st_size != size
+    ]
+
+
+def put(path: Path, start: int, piece: bytes, last: bool) -> None:
+    """Write a piece of a file that stands under its name once its last piece is in; pieces come in order.
+
+    Raises:
+        VlmedError: The disk is full or the folder can't be written.
+    """
+    under_way = path.with_name(f"{path.name}.coming")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with under_way.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            file.write(piece)
+        if last:
+            under_way.replace(path)
+    except OSError as error:
+        raise VlmedError("a file can't be written", file=path, got=error.strerror or str(error)) from error
 
 
 def _device() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import torch
 from numpy.typing import NDArray
 
 from vlmed.evaluate.job import Job, Outcome
@@ -20,8 +19,7 @@ def by_similarity(job: Job) -> Outcome:
     captions = [sample.target for sample in job.test]
     distinct = sorted(set(captions))
     encoder = cast(DualEncoder, job.model.predictor)
-    with torch.inference_mode():
-        embedded = encoder.encode_texts(distinct).float().cpu().numpy()
+    embedded = job.text_features(distinct)
     row = {caption: place for place, caption in enumerate(distinct)}
     images = image_vectors(encoder, job.features(job.test))
     return outcome(job, images, embedded[[row[caption] for caption in captions]])

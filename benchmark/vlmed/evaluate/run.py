@@ -89,7 +89,7 @@ class Runner:
         """Do one unit, from where a killed run left it, and write its files."""
         start = time.monotonic()
         table = self.table(unit.task)
-        job = self._job(unit, table, folder)
+        job = self.job(unit, table, folder)
         with stage("the track's own work"):
             outcome = method_for(unit, self.model.info, self.suite)(job)
         path = folder.predictions(unit)
@@ -129,7 +129,8 @@ class Runner:
         frozen = None if unit.task.pending else {row.sample_id: row for row in rows}
         return score(unit.task, stored, frozen)
 
-    def _job(self, unit: Unit, table: TaskTable, folder: RunFolder) -> Job:
+    def job(self, unit: Unit, table: TaskTable, folder: RunFolder) -> Job:
+        """What a unit's method gets."""
         return Job(
             unit=unit,
             table=table,

@@ -22,6 +22,7 @@ from vlmed.tuning.generative import TunedGenerator, tune_generator
 from vlmed.tuning.generator_batches import Pairs
 from vlmed.tuning.generator_recipe import parse_generator_recipe
 from vlmed.tuning.generator_save import save_generator
+from vlmed.tuning.parallel import world
 from vlmed.tuning.tune import LOG
 
 # What of the recipe says how questions are asked, in training as in the test.
@@ -34,6 +35,21 @@ def by_answers(job: Job) -> Outcome:
     Raises:
         UsageError: The generator's weights aren't here, as behind an endpoint.
     """
+    with tuned_on(job) as tuned:
+        outcome = by_generation(job)
+        job.log.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(job.scratch / LOG, job.log)
+        if job.weights:
+            _save(tuned, job)
+    return replace(outcome, chosen=_told(tuned, job), training=tuned.cost.training)
+
+
+def tuned_on(job: Job) -> TunedGenerator:
+    """The unit's generator, tuned on its share of train; by all processes of the run where there are several.
+
+    Raises:
+        As `by_answers`.
+    """
     track, generator = job.unit.track, job.model.predictor
     how = {key: value for key, value in track.recipe.items() if key not in _ASKING}
     recipe = parse_generator_recipe(how, f"tasks.yaml: {track.id}")
@@ -41,15 +57,9 @@ def by_answers(job: Job) -> Outcome:
         hint = "give the model itself, or a track that trains nothing"
         raise UsageError(f"{job.model.info.name} can't be tuned from here", expected="a model's weights", hint=hint)
     train, val = (_pairs(job, samples) for samples in (job.train, job.val))
-    with tune_generator(
-        generator, recipe, train, val, seed=job.unit.seed, folder=job.scratch, progress=job.progress
-    ) as tuned:
-        outcome = by_generation(job)
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(job.scratch / LOG, job.log)
-        if job.weights:
-            _save(tuned, job)
-    return replace(outcome, chosen=_told(tuned, job), training=tuned.cost.training)
+    return tune_generator(
+        generator, recipe, train, val, seed=job.unit.seed, folder=job.scratch, progress=job.progress, world=world()
+    )
 
 
 def _pairs(job: Job, samples: Sequence[Sample]) -> Pairs:

@@ -1,59 +1,71 @@
-"""In which order units may be under way at once."""
+"""In which order units and their shards may be under way at once."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from vlmed.data.fractions import share_of
 from vlmed.data.table import TaskTable
+from vlmed.evaluate.shards import Shard, image_sets, shards_of
 from vlmed.evaluate.units import Unit
 from vlmed.hashing import digest
-from vlmed.models.protocols import Kind
-from vlmed.suite.methods import METHODS
+from vlmed.models.protocols import LoadedModel
+
+Work = Unit | Shard
 
 
 class UnitQueue:
-    """Units that wait for a worker, in their order.
+    """Units that wait for a worker, in their order, each behind its shards.
 
     The first unit that needs the features of a set of images embeds them, as in a run without workers; those after it
     wait until it is done, so that nothing is embedded twice and the cost of each is the same on any executor.
+
+    Args:
+        width: Images of a shard; whole batches.
+
+    Attributes:
+        left: Units and shards that are not done; some may be under way.
     """
 
-    def __init__(self, units: Sequence[Unit], tables: Iterable[TaskTable], kind: Kind) -> None:
-        self._waiting = list(units)
+    def __init__(self, units: Sequence[Unit], tables: Iterable[TaskTable], model: LoadedModel, width: int) -> None:
+        self._waiting: list[Work] = []
         self._done: set[str] = set()
-        self._needs = {
-            unit.id: image_sets(unit, table, kind) for unit, table in zip(units, tables, strict=True)
-        }  # fmt: skip
+        self._shards: Counter[str] = Counter()
+        self._needs: dict[str, frozenset[str]] = {}
         self._embeds: dict[str, str] = {}
-        for unit in units:
-            for images in self._needs[unit.id]:
-                self._embeds.setdefault(images, unit.id)
+        for unit, table in zip(units, tables, strict=True):
+            sets = {digest(images): (split, images) for split, images in image_sets(unit, table, model).items()}
+            self._needs[unit.id] = frozenset(sets)
+            own = {split: images for name, (split, images) in sets.items() if name not in self._embeds}
+            self._embeds |= {name: unit.id for name in sets if name not in self._embeds}
+            shards = list(shards_of(unit, table, model, own, width))
+            self._shards[unit.id] = len(shards)
+            self._waiting += [*shards, unit]
+        self.left = len(self._waiting)
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    def needs(self, unit: Unit) -> frozenset[str]:
+        """Names of the sets of images whose features the unit takes; equal sets have equal names."""
+        return self._needs[unit.id]
 
-    def take(self) -> Unit | None:
-        """The next unit that need not wait for another."""
-        for place, unit in enumerate(self._waiting):
-            if all(self._embeds[images] in self._done | {unit.id} for images in self._needs[unit.id]):
+    def take(self) -> Work | None:
+        """The next that need not wait for another."""
+        for place, work in enumerate(self._waiting):
+            if isinstance(work, Shard) or self._may_start(work):
                 return self._waiting.pop(place)
         return None
 
-    def put_back(self, unit: Unit) -> None:
-        """A unit whose worker was lost waits again, before all others."""
-        self._waiting.insert(0, unit)
+    def _may_start(self, unit: Unit) -> bool:
+        embedded = all(self._embeds[images] in self._done | {unit.id} for images in self._needs[unit.id])
+        return embedded and not self._shards[unit.id]
 
-    def done(self, unit: Unit) -> None:
-        """Let go on what waited for a unit."""
-        self._done.add(unit.id)
+    def put_back(self, work: Work) -> None:
+        """What was lost with its worker waits again, before all others."""
+        self._waiting.insert(0, work)
 
-
-def image_sets(unit: Unit, table: TaskTable, kind: Kind) -> frozenset[str]:
-    """Names of the sets of images whose features a unit takes from the shared cache; equal sets have equal names."""
-    if kind not in ("dual_encoder", "image_encoder") or "epochs" in unit.track.recipe:
-        return frozenset()
-    splits = [table.split("test")]
-    if METHODS[unit.track.method].trains:
-        splits += [share_of(table.split("train"), unit.fraction, unit.task.id), table.split("val")]
-    return frozenset(digest(sorted({sample.image for sample in samples})) for samples in splits)
+    def done(self, work: Work) -> None:
+        """Let go on what waited for a unit or a shard."""
+        self.left -= 1
+        if isinstance(work, Shard):
+            self._shards[work.unit.id] -= 1
+        else:
+            self._done.add(work.id)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from vlmed.evaluate.stages import stage
-from vlmed.models.protocols import DualEncoder, ManyVectorEncoder
+from vlmed.models.protocols import DualEncoder
 
 
 def zero_shot(
-    encoder: DualEncoder, features: NDArray[np.float32], prompts: Mapping[str, Sequence[str]]
+    encoder: DualEncoder, features: NDArray[np.float32], texts: NDArray[np.float32], classes: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Class probabilities from the similarity of images and prompts.
 
@@ -23,16 +20,14 @@ def zero_shot(
 
     Args:
         features: (N, K * D) image features, K vectors each, not normalised.
-        prompts: Class name -> its T prompts, in class order; every class has the same T.
+        texts: (C * T, D) features of the classes' prompts, not normalised: the T of the first class come first.
+        classes: C.
 
     Returns:
         Probabilities of the ensemble (N, C) and of each single template (N, T, C), rows sum to 1.
     """
-    with stage("text features"), torch.inference_mode():
-        texts = [text for class_prompts in prompts.values() for text in class_prompts]
-        embedded = encoder.encode_texts(texts).float().cpu().numpy().astype(np.float64)
-    by_prompt = normalised(embedded).reshape(len(prompts), -1, embedded.shape[1])
-    classes, templates, _ = by_prompt.shape
+    by_prompt = normalised(texts.astype(np.float64)).reshape(classes, -1, texts.shape[1])
+    templates = by_prompt.shape[1]
     images = normalised(image_vectors(encoder, features).astype(np.float64))
     ensemble = similarities(images, normalised(by_prompt.mean(axis=1)))
     single = similarities(images, np.concatenate(by_prompt.swapaxes(0, 1)))
@@ -42,7 +37,8 @@ def zero_shot(
 
 def image_vectors(encoder: DualEncoder, features: NDArray[np.float32]) -> NDArray[np.float32]:
     """Image features (N, K * D) -> the K vectors of each (N, K, D); K is 1 for all but BLIP-2."""
-    vectors = encoder.n_vectors if isinstance(encoder, ManyVectorEncoder) else 1
+    # Not by `isinstance`, which would ask the encoder for its network.
+    vectors: int = getattr(encoder, "n_vectors", 1)
     return features.reshape(len(features), vectors, -1)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,9 @@ from vlmed.leaderboard.models import model_pages
 from vlmed.leaderboard.overview import by_task, overview_pages
 from vlmed.leaderboard.rank import Table
 from vlmed.leaderboard.read import Submissions, read_submissions
-from vlmed.leaderboard.site import check_replaceable, write_site
+from vlmed.leaderboard.site import Content, check_replaceable, write_site
 from vlmed.leaderboard.tasks import task_pages
-from vlmed.leaderboard.together import Maker, Page, made_together, unswept
+from vlmed.leaderboard.together import Maker, made_together, unswept
 from vlmed.results.unit_check import Choice
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
@@ -90,12 +91,15 @@ def build(
     with unswept():
         read = read_submissions(submissions, suite, manifests, intervals, kept, jobs)
         found = board(suite, read, manifests, find_card, kept and kept / DRAWN, jobs)
-        write_site(out, dict(site_files(found, find_card, jobs)), dict(evidence(read)))
+        with closing(site_files(found, find_card, jobs)) as files:
+            write_site(out, files)
     return Leaderboard(found, out / "index.html")
 
 
-def site_files(found: Board, find_card: FindCard = no_cards, jobs: int = 1) -> Iterator[Page]:
-    """Path in the site -> content, but for the evidence, which is copied."""
+def site_files(
+    found: Board, find_card: FindCard = no_cards, jobs: int = 1
+) -> Generator[tuple[str, Content], None, None]:
+    """Path in the site -> content; pages come last, since other processes make them while the rest is written."""
     with made_together(list(_makers(found)), jobs) as pages:
         yield from badges(found)
         yield "feed.atom", feed(found)
@@ -104,6 +108,7 @@ def site_files(found: Board, find_card: FindCard = no_cards, jobs: int = 1) -> I
         yield "data/results.csv", results_csv(rows)
         yield "data/results.parquet", results_parquet(rows)
         yield from croissants(found)
+        yield from _evidence(found.submissions)
         yield from pages
 
 
@@ -133,7 +138,7 @@ def _lines_of_json(value: Any, depth: int = 4) -> str:
     return "{\n" + ",\n".join(members) + "\n}"
 
 
-def evidence(submissions: Submissions) -> Iterator[tuple[str, Path]]:
+def _evidence(submissions: Submissions) -> Iterator[tuple[str, Path]]:
     """Path in the site -> file among the submissions that is copied there."""
     for entry in submissions.entries:
         for file in entry.files():

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from vlmed.leaderboard.confusion import Outcome
 from vlmed.leaderboard.draws import Drawn, File, drawn_units
-from vlmed.leaderboard.seeds import draws_of_mean
-from vlmed.leaderboard.separate import metric_reaches, p_of_reaches, ranks_of, separated
+from vlmed.leaderboard.seeds import SeedError
+from vlmed.leaderboard.separate import deviates_of, metric_reaches, ranks_of, separated
 from vlmed.metrics.table import METRICS
 from vlmed.suite.types import Task
 
@@ -33,7 +33,6 @@ class Entrant:
     """
 
     files: Sequence[File]
-    seeds: Sequence[int]
     value: float | None
 
 
@@ -109,14 +108,17 @@ def _paired(contest: Contest, drawn: Sequence[Sequence[Drawn]]) -> list[int]:
 def _rank(contest: Contest, drawn: Sequence[Sequence[Drawn]], paired: Sequence[int]) -> Ranks:
     metric, basis = METRICS[contest.task.main_metric], drawn[paired[0]][0].basis
     assert basis is not None
-    draws = [draws_of_mean(np.stack([one.draws for one in drawn[at]]), contest.entrants[at].seeds) for at in paired]
+    draws = [np.stack([seed.draws for seed in drawn[at]]) for at in paired]
     values = np.array([contest.entrants[at].value for at in paired])
-    reach = metric_reaches(metric, np.stack(draws), basis)
-    apart = separated(p_of_reaches(values, reach))
+    means = np.stack([seeds.mean(axis=0) for seeds in draws])
+    reach = metric_reaches(metric, means, basis, [SeedError.of(seeds) for seeds in draws])
+    apart = separated(deviates_of(values, reach))
     ranks = ranks_of(values, apart, metric.higher_is_better)
     order = np.argsort(-values if metric.higher_is_better else values, kind="stable")
     best = np.ix_(order[:PAIRS], order[:PAIRS])
-    return Ranks(_outcomes(drawn), [paired[at] for at in order], [ranks[at] for at in order], reach[best], apart[best])
+    return Ranks(
+        _outcomes(drawn), [paired[at] for at in order], [ranks[at] for at in order], reach.half[best], apart[best]
+    )
 
 
 def _outcomes(drawn: Sequence[Sequence[Drawn]]) -> list[Outcome | None]:

@@ -33,7 +33,10 @@ from vlmed.suite.types import Task
 DRAWS = 1000
 _BATCH = 64  # units that are held, and drawn for, at a time
 # Rooms and files whose code decides what is kept.
-_CODE = ("metrics", "results", "suite", "files.py", "leaderboard/draws.py", "leaderboard/confusion.py")
+_CODE = (
+    *("metrics", "results", "suite", "files.py", "hashing.py"),
+    *("leaderboard/draws.py", "leaderboard/confusion.py", "leaderboard/separate.py"),
+)
 _HASH = 32  # bytes of SHA-256
 
 
@@ -73,11 +76,9 @@ def drawn_units(task: Task, files: Sequence[File], manifests: Path, kept: Path |
         InputError: A file is no prediction file of the task.
         VlmedError: `kept` can't be written.
     """
-    found: dict[str, Drawn] = {}
-    for file in files if kept else ():
-        if kept and (known := _read(_place(kept, task, file))):
-            found[file.sha256] = known
-    missing = {file.sha256: file for file in files if file.sha256 not in found}
+    different = {file.sha256: file for file in files}
+    found = {sha256: known for sha256, file in different.items() if kept and (known := _read(_place(kept, task, file)))}
+    missing = {sha256: file for sha256, file in different.items() if sha256 not in found}
     leaking = _leaking(task, manifests) if missing else frozenset()
     for batch in _batches(list(missing.values())):
         for file, drawn in zip(batch, _draw(task, batch, leaking), strict=True):

@@ -9,6 +9,7 @@ from typing import Any
 
 from vlmed.errors import unknown
 from vlmed.files import read_json
+from vlmed.leaderboard.read import Run
 from vlmed.leaderboard.site import check_unchanged
 from vlmed.metrics.table import METRICS, Metric
 from vlmed.results.hub_card import EVIDENCE
@@ -35,7 +36,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(Run):
     """A run that the site shows.
 
     Attributes:
@@ -43,10 +44,6 @@ class Shown:
         date: Day of its submission; empty for the oldest.
     """
 
-    org: str
-    model: str
-    run: str
-    result: Mapping[str, Any]
     date: str
     units: list[tuple[Mapping[str, Any], Mapping[str, Any]]]
 
@@ -58,7 +55,7 @@ class Shown:
     @property
     def url(self) -> str:
         """Where its evidence is published."""
-        return f"{EVIDENCE}{self.org}__{self.model}/{self.run}"
+        return f"{EVIDENCE}{self.path}"
 
     @property
     def repository(self) -> str:

@@ -248,7 +248,7 @@ def _entrant(row: Row, task: Task) -> Entrant:
     made = [unit["predictions"] for unit in row.units]
     files = [File(row.entry.folder / one["file"], one["sha256"]) for one in made]
     ranked = task.ranked and not row.contradicted
-    return Entrant(files, [unit["seed"] for unit in row.units], row.value if ranked else None)
+    return Entrant(files, row.value if ranked else None)
 
 
 def _settle(table: Table, ranks: Ranks) -> None:

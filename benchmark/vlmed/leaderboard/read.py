@@ -29,28 +29,37 @@ _RUN_FOLDER = re.compile(NAME)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One accepted run.
+class Run:
+    """A model's run.
 
     Attributes:
         result: Its `result.json`; control characters and lone surrogates in texts are replaced by U+FFFD.
-        folder: Where it lies.
-        sha256: Of `result.json`, which its audits name.
-        description: What its submitter says; None for the oldest.
     """
 
     org: str
     model: str
     run: str
     result: Mapping[str, Any]
-    folder: Path
-    sha256: str
-    description: Description | None = None
 
     @property
     def path(self) -> str:
         """The folder's place among the submissions."""
         return f"{self.org}__{self.model}/{self.run}"
+
+
+@dataclass(frozen=True)
+class Entry(Run):
+    """One accepted run.
+
+    Attributes:
+        folder: Where it lies.
+        sha256: Of `result.json`, which its audits name.
+        description: What its submitter says; None for the oldest.
+    """
+
+    folder: Path
+    sha256: str
+    description: Description | None = None
 
     @property
     def control(self) -> bool:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmed.metrics.intervals import Z
+from vlmed.metrics.intervals import student
 
 
 def spread(values: Sequence[float]) -> float | None:
@@ -27,21 +28,28 @@ def reach(of_samples: float, values: Sequence[float]) -> float:
         of_samples: Half the interval that the test samples alone leave.
         values: The score of each seed; their standard error is that of a mean of so many draws.
     """
-    of_seeds = Z * (spread(values) or 0.0) / math.sqrt(len(values))
-    return math.hypot(of_samples, of_seeds)
+    if len(values) == 1:
+        return of_samples
+    return math.hypot(of_samples, float(student(len(values) - 1)) * (spread(values) or 0.0) / math.sqrt(len(values)))
 
 
-def draws_of_mean(draws: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
-    """Bootstrap draws (B,) of a mean over S seeds, from draws (S, B) over samples alone: the seeds are drawn, too.
+@dataclass(frozen=True)
+class SeedError:
+    """How sure its seeds leave a model's mean.
 
-    Drawing S of S seeds with replacement shows (S - 1) / S of their variance, which is made good; one seed shows none.
-    Models with the same seeds meet the same draws, so that what a seed does to all of them cancels in differences.
+    Attributes:
+        variance: Of the mean over S seeds; 0 for a single one, which shows none.
+        freedom: S - 1.
     """
-    count = len(seeds)
-    mean = draws.mean(axis=0)
-    if count == 1:
-        return np.asarray(mean)
-    state = np.random.RandomState(np.array(seeds, np.uint64).view(np.uint32))
-    drawn = state.randint(count, size=(count, draws.shape[1]))
-    resampled = np.take_along_axis(draws, drawn, axis=0).mean(axis=0)
-    return np.asarray(mean + math.sqrt(count / (count - 1)) * (resampled - mean))
+
+    variance: float = 0.0
+    freedom: int = 0
+
+    @classmethod
+    def of(cls, draws: NDArray[np.float64]) -> SeedError:
+        """From bootstrap draws (S, B) over samples, the same for all seeds; NaN where undefined."""
+        known = draws[:, ~np.isnan(draws).any(axis=0)]
+        if len(draws) == 1 or not known.size:
+            return cls()
+        # The mean draw stands for the seed's score: what the bootstrap shifts, it shifts alike for all seeds.
+        return cls(float(np.var(known.mean(axis=1), ddof=1)) / len(draws), len(draws) - 1)

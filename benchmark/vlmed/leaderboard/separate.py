@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmed.leaderboard.seeds import SeedError
 from vlmed.metrics.classification import Indices
-from vlmed.metrics.intervals import MAX_UNDEFINED, Z, count_groups, student
+from vlmed.metrics.intervals import MAX_UNDEFINED, Z, count_groups, deviate, student
 from vlmed.metrics.table import Metric, Samples, no_interval_of, scored_members, trials
 
 ALPHA = 0.05  # the chance of any false separation in a table
 _SAME = 1e-7  # what rounding may leave between equal numbers
-
-
-def rank_intervals(
-    values: NDArray[np.float64], p: NDArray[np.float64], higher_is_better: bool
-) -> list[tuple[int, int]]:
-    """The lowest and highest rank of each of M models, from the p-values (M, M) of the differences of scores (M,)."""
-    return ranks_of(values, separated(p), higher_is_better)
 
 
 def ranks_of(values: NDArray[np.float64], apart: NDArray[np.bool_], higher_is_better: bool) -> list[tuple[int, int]]:
@@ -42,11 +38,17 @@ def ranks_of(values: NDArray[np.float64], apart: NDArray[np.bool_], higher_is_be
     ]
 
 
-def separated(p: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which pairs of M models differ significantly after Holm's correction over all pairs, symmetric (M, M)."""
-    upper = np.triu_indices(len(p), k=1)
-    significant = np.zeros(p.shape, bool)
-    significant[upper] = holm(p[upper])
+def separated(deviates: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which pairs of M models differ significantly after Holm's correction over all pairs, symmetric (M, M).
+
+    Args:
+        deviates: (M, M), as of `deviates_of`.
+    """
+    upper = np.triu_indices(len(deviates), k=1)
+    known = deviates[upper]
+    significant = np.zeros(deviates.shape, bool)
+    # One quantile of each level, since a p-value of each of half a million pairs would take long.
+    significant[upper] = _fallen(len(known), lambda level: known >= -NormalDist().inv_cdf(level / 2), ALPHA)
     return significant | significant.T
 
 
@@ -70,69 +72,93 @@ class Basis:
         return cls(groups, None if metric.is_median else trials(metric, samples, members))
 
 
-def metric_reaches(metric: Metric, draws: NDArray[np.float64], basis: Basis) -> NDArray[np.float64]:
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """How sure the differences of M scores are.
+
+    Attributes:
+        half: (M, M), how far the 95 % interval of each reaches to either side; infinite where nothing can be said.
+        freedom: (M, M), the degrees of freedom of Student's t that it stands on, >= 1.
+    """
+
+    half: NDArray[np.float64]
+    freedom: NDArray[np.float64]
+
+
+def metric_reaches(
+    metric: Metric, draws: NDArray[np.float64], basis: Basis, seeds: Sequence[SeedError] | None = None
+) -> Reach:
     """`reaches` of a metric of any kind of task; infinite for a metric, or groups, that have no interval either."""
     if no_interval_of(metric, draws.shape[1], 0, basis.groups):
-        return np.full((len(draws), len(draws)), math.inf)
-    return reaches(draws, basis.groups, basis.trials)
+        return _unknown(len(draws))
+    return reaches(draws, basis.groups, basis.trials, seeds)
 
 
-def p_values(
-    values: NDArray[np.float64], draws: NDArray[np.float64], groups: int, trials: int | None
-) -> NDArray[np.float64]:
-    """Two-sided p-values of all differences of M scores, symmetric (M, M); 1 where nothing can be said.
+def deviates_of(values: NDArray[np.float64], reach: Reach) -> NDArray[np.float64]:
+    """How far scores (M,) are apart (M, M), as standard normal deviates of the same two-sided p-values.
 
-    Args:
-        values: (M,), the models' scores.
-        draws, groups, trials: As for `reaches`.
+    0 where nothing can be said.
     """
-    return p_of_reaches(values, reaches(draws, groups, trials))
+    distance = np.abs(values[:, None] - values[None, :])
+    return np.asarray(np.where(distance > _SAME, deviate(distance / reach.half, reach.freedom), 0.0))
 
 
-def p_of_reaches(values: NDArray[np.float64], reach: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Two-sided p-values (M, M) of the differences of scores (M,) with intervals of that reach (M, M) to each side."""
-    p = np.ones(reach.shape)
-    upper = np.triu_indices(len(values), k=1)
-    distance = np.abs(values[upper[0]] - values[upper[1]])
-    deviates = distance / reach[upper] * Z / math.sqrt(2)
-    tail = np.fromiter(map(math.erfc, deviates.tolist()), np.float64, len(deviates))
-    p[upper] = np.where(distance > _SAME, tail, 1.0)
-    return np.minimum(p, p.T)
+def reaches(
+    draws: NDArray[np.float64], groups: int, trials: int | None, seeds: Sequence[SeedError] | None = None
+) -> Reach:
+    """How sure the differences of M scores are, symmetric (M, M).
 
-
-def reaches(draws: NDArray[np.float64], groups: int, trials: int | None) -> NDArray[np.float64]:
-    """How far the 95 % interval of each difference of M scores reaches to either side, symmetric (M, M).
-
-    The test of `vlmed.metrics.compare`, for all pairs at once: a difference over its bootstrap standard error meets
-    Student's quantile. Counting draws instead could give no p-value that survives the correction over many pairs.
+    The test of `vlmed.metrics.compare`, for all pairs at once: a difference over its standard error meets Student's
+    quantile. Counting draws instead could give no p-value that survives the correction over many pairs. The errors of
+    samples and of seeds add up; together they have the degrees of freedom of Welch (Biometrika 34, 1947, 28-35).
 
     Args:
-        draws: (M, B), the models' scores in B bootstrap draws that are the same for all models; NaN where undefined.
+        draws: (M, B), the models' scores, means over their seeds, in B bootstrap draws of the samples that are the same
+            for all models; NaN where undefined.
         groups: Number of groups that were drawn from.
         trials: Number of independent trials that a score in [0, 1] stands on at least; None for a median, where draws
             that all agree show nothing.
-
-    Returns:
-        Infinite where nothing can be said.
+        seeds: How sure its seeds leave each model; None for single ones.
     """
-    reach = np.full((len(draws), len(draws)), math.inf)
+    reach = _unknown(len(draws))
     usable = np.flatnonzero(np.isnan(draws).mean(axis=1) <= MAX_UNDEFINED)
     known = draws[usable][:, ~np.isnan(draws[usable]).any(axis=0)]
     if groups < 2 or known.shape[1] < 2 or len(usable) < 2:
         return reach
-    error = _standard_errors(known, groups)
+    of_samples = _variances(known, groups)
+    of_seeds = [(seeds or [SeedError()] * len(draws))[at] for at in usable.tolist()]
+    variance, freedom = _with_seeds(of_samples, groups - 1, of_seeds)
     # Where all draws agree, the share of discordant trials that may have stayed unseen, as in `compare`.
     unseen = math.inf if trials is None else Z**2 / (trials + Z**2)
-    reach[np.ix_(usable, usable)] = np.where(error > _SAME, student(groups - 1) * error, unseen)
+    half = np.where(variance > _SAME**2, student(freedom) * np.sqrt(variance), unseen)
+    reach.half[np.ix_(usable, usable)], reach.freedom[np.ix_(usable, usable)] = half, freedom
     return reach
 
 
-def _standard_errors(draws: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
-    """Of all differences of the rows of `draws` (M, B), (M, M)."""
+def _unknown(models: int) -> Reach:
+    return Reach(np.full((models, models), math.inf), np.ones((models, models)))
+
+
+def _variances(draws: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
+    """Of all differences of the rows of `draws` (M, B), (M, M), freed of the bootstrap's shrinkage."""
     covariance = np.cov(draws)
     variance = np.diag(covariance)
     spread = np.maximum(variance[:, None] + variance[None, :] - 2 * covariance, 0)
-    return np.asarray(np.sqrt(spread * groups / (groups - 1)))
+    return np.asarray(spread * groups / (groups - 1))
+
+
+def _with_seeds(
+    of_samples: NDArray[np.float64], freedom: int, seeds: Sequence[SeedError]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variances (M, M) with those of the seeds added, and their degrees of freedom.
+
+    Seeds of two models count as independent, also where their numbers are equal: that may err upwards alone.
+    """
+    own = np.array([seed.variance for seed in seeds])
+    squares = np.array([seed.variance**2 / seed.freedom if seed.freedom else 0.0 for seed in seeds])
+    total = of_samples + own[:, None] + own[None, :]
+    parts = of_samples**2 / freedom + squares[:, None] + squares[None, :]
+    return total, np.divide(total**2, parts, out=np.full_like(total, freedom), where=parts > 0)
 
 
 def holm(p: NDArray[np.float64], alpha: float = ALPHA) -> NDArray[np.bool_]:
@@ -143,9 +169,18 @@ def holm(p: NDArray[np.float64], alpha: float = ALPHA) -> NDArray[np.bool_]:
     >>> holm(np.array([0.01, 0.04, 0.03, 0.005])).tolist()
     [True, False, False, True]
     """
-    small = np.flatnonzero(p <= alpha)  # nothing else can fall, and sorting takes long
-    order = small[np.argsort(p[small], kind="stable")]
-    kept = p[order] > alpha / np.arange(len(p), len(p) - len(order), -1)
-    rejected = np.zeros(len(p), bool)
-    rejected[order] = ~np.maximum.accumulate(kept)
-    return rejected
+    return _fallen(len(p), lambda level: p <= level, alpha)
+
+
+def _fallen(count: int, meeting: Callable[[float], NDArray[np.bool_]], alpha: float) -> NDArray[np.bool_]:
+    """Holm's step-down without sorting: whatever falls makes the level less strict, until nothing more meets it.
+
+    Args:
+        meeting: Which of the `count` hypotheses have a p-value of at most that level.
+    """
+    fallen = np.zeros(count, bool)
+    while not fallen.all():
+        before, fallen = fallen, meeting(alpha / np.count_nonzero(~fallen))
+        if np.array_equal(before, fallen):
+            break
+    return fallen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
@@ -15,15 +15,15 @@ from vlmed.files import json_text, new_file, read_json
 from vlmed.hashing import file_hash
 
 INDEX = "site.json"
+Content = str | bytes | Path  # a path is that of a file to copy
 _GENERATOR = "vlmed leaderboard"
 
 
-def write_site(folder: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
+def write_site(folder: Path, contents: Iterable[tuple[str, Content]]) -> None:
     """Write a site; a kill at any moment leaves the old one or the new one, the old one perhaps under a hidden name.
 
     Args:
-        contents: Path in the site -> text or bytes.
-        copies: Path in the site -> file to copy.
+        contents: Path in the site and what stands there; each is written before the next one is asked for.
 
     Raises:
         UsageError: `folder` holds something that no earlier build wrote; nothing is changed.
@@ -37,7 +37,7 @@ def write_site(folder: Path, contents: Mapping[str, str | bytes], copies: Mappin
     except OSError as error:
         raise _refused(folder, error) from error
     try:
-        _fill(part, folder, contents, copies)
+        _fill(part, folder, contents)
         _swap(part, folder)
     except OSError as error:
         raise _refused(folder, error) from error
@@ -128,26 +128,26 @@ def written_files(folder: Path) -> Mapping[str, str]:
         return {}
 
 
-def _fill(part: Path, old: Path, contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> None:
+def _fill(part: Path, old: Path, contents: Iterable[tuple[str, Content]]) -> None:
     """Files that are as the old site has them are linked, not written: nothing changes a file of a site in place."""
-    written = written_files(old)
-    for folder in {name.rpartition("/")[0] for name in (*contents, *copies)}:
-        (part / folder).mkdir(parents=True, exist_ok=True)
+    written, folders, files = written_files(old), {""}, {}
     with new_file(part / INDEX) as index:
-        files = {}
-        for name, content in _all_bytes(contents, copies):
-            files[name] = sha256(content).hexdigest()
+        for name, content in contents:
+            if (folder := name.rpartition("/")[0]) not in folders:
+                (part / folder).mkdir(parents=True, exist_ok=True)
+                folders.add(folder)
+            raw = _bytes(content)
+            files[name] = sha256(raw).hexdigest()
             if files[name] != written.get(name) or not _linked(old / name, part / name):
-                (part / name).write_bytes(content)
+                (part / name).write_bytes(raw)
         index.write_text(json_text({"generator": _GENERATOR, "files": files}), "utf-8")
     part.chmod(0o755)
 
 
-def _all_bytes(contents: Mapping[str, str | bytes], copies: Mapping[str, Path]) -> Iterator[tuple[str, bytes]]:
-    for name, content in contents.items():
-        yield name, content.encode() if isinstance(content, str) else content
-    for name, source in copies.items():
-        yield name, source.read_bytes()
+def _bytes(content: Content) -> bytes:
+    if isinstance(content, Path):
+        return content.read_bytes()
+    return content.encode() if isinstance(content, str) else content
 
 
 def _linked(old: Path, new: Path) -> bool:

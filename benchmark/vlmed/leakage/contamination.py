@@ -227,13 +227,16 @@ def verdict(
     Args:
         dataset: Name of the task's data set, a node of the graph.
         declared: Corpora that submitters of this model or adapter declare; empty if it saw no image beyond its bases,
-            None if nobody declared. A declaration adds to the card and never takes away from it.
+            None if nobody declared. A declaration adds to the card and never takes away from it. An empty one says
+            nothing where neither a card nor a base is known.
         card: Corpora of the model's own training by its card; None if it has no card, as any new adapter.
         inherited: Base model -> the corpora of its own training; None where nothing is known of them.
         graph: Another graph than the one vlmed ships.
     """
     graph = graph or load_graph()
     own = None if declared is None and card is None else sorted({*(declared or ()), *(card or ())})
+    if own == [] and card is None and not inherited:
+        return Verdict("unknown", (), "it declares no images beyond those of its bases, and none of these is known")
     known = [("", own), *((base, None if c is None else sorted(set(c))) for base, c in inherited.items())]
     findings = [finding for base, corpora in known for finding in _findings(dataset, base, corpora, graph)]
     exposed = [route for route in findings if isinstance(route, _Exposure)]

@@ -2,8 +2,8 @@
 
 A fingerprint is a Parquet file. Each row stands for one image, in the order in which it was given, and holds:
 
-- `pixels`: `vlmed.hashing.pixel_hash` in binary, of the image and of its grey or RGB twin if that loses nothing, so
-  that a copy in another mode is found too;
+- `pixels`: `vlmed.hashing.pixel_hash` in binary, of the image and of its twins in RGB and grey if those lose nothing
+  but alpha, so that a copy in another mode is found too;
 - `perceptual`: `vlmed.leakage.perceptual.perceptual_hash`.
 
 It holds no names: whoever made it knows them by the row. The test side is a task's manifest, and for near-duplicates
@@ -137,17 +137,21 @@ def fingerprint(images: Iterable[tuple[str, Image.Image]]) -> Fingerprint:
     return Fingerprint(pa.Table.from_arrays(columns, schema=_FINGERPRINT), tuple(names))
 
 
+# Modes that RGB says as well, but for alpha, which the search for leaks drops too. CMYK and the like would be rounded.
+_AS_RGB = ("1", "L", "LA", "P", "PA", "RGBA", "RGBX")
+
+
 def _pixel_hashes(image: Image.Image) -> list[bytes]:
-    """The hash of an image, and of its twin in grey or RGB if the two say the same."""
+    """The hash of an image, and of its twins in RGB and, where it shows no colour, in grey."""
     image.load()
-    twins = [image]
-    if image.mode == "L":
-        twins.append(image.convert("RGB"))
-    elif image.mode == "RGB":
-        red, green, blue = image.split()
+    twins = {image.mode: image}
+    if image.mode in _AS_RGB:
+        twins["RGB"] = image.convert("RGB")
+    if "RGB" in twins:
+        red, green, blue = twins["RGB"].split()
         if red.tobytes() == green.tobytes() == blue.tobytes():
-            twins.append(red)
-    return [bytes.fromhex(pixel_hash(twin)) for twin in twins]
+            twins.setdefault("L", red)
+    return [bytes.fromhex(pixel_hash(twin)) for twin in twins.values()]
 
 
 def write_fingerprint(path: Path, made: Fingerprint) -> None:
@@ -169,7 +173,7 @@ def read_fingerprint(path: Path) -> Fingerprint:
     table = _read(path, _FINGERPRINT, "vlmed.fingerprint", str(VERSION))
     hashes = pc.list_value_length(table["pixels"])
     if not pc.all(pc.greater(hashes, 0), min_count=0).as_py() or pc.list_flatten(table["pixels"]).null_count:
-        raise InputError("an image without a pixel hash", file=path, expected="one or two in every row")
+        raise InputError("an image without a pixel hash", file=path, expected="one or more in every row")
     return Fingerprint(table)
 
 

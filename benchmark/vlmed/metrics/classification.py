@@ -8,10 +8,9 @@ metric of a draw equals the metric of the samples repeated, whatever their order
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, overload
 
 import numpy as np
@@ -19,14 +18,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmed.metrics.inputs import check_inputs, check_weights
 
-Counts = NDArray[np.integer[Any]]  # (N, B): a row per sample, a column per draw
+Counts = NDArray[np.integer[Any]]  # (N, B): a row per sample, a column per draw; fastest where a draw is contiguous
 Values = NDArray[np.float64]  # (B,)
 Indices = NDArray[np.intp]
 
 ECE_BINS = 15
-# Up to so many draws at once, and for the samples as they are, `np.cumsum` beats a loop over rows; beyond, its strides
-# down the columns make it three times as slow.
-_NARROW = 64
+# Counts that are gathered and added up at a time: small enough to stay in a processor's cache.
+_BLOCK_CELLS = 2**18
+# Up to so many bins are added up one by one, in half the time; beyond, as differences of a running sum.
+_FEW_BINS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,7 @@ class Classified:
 
     probabilities: NDArray[np.float64]
     targets: NDArray[np.int64]
+    _last: list[tuple[Counts, Counts]] = field(default_factory=list, init=False, repr=False)
 
     def __post_init__(self) -> None:
         check_inputs(self.probabilities, self.targets)
@@ -73,23 +74,54 @@ class Classified:
         """Samples by their cell `target * C + predicted` of the confusion matrix."""
         return Bins.of(self.targets * self.classes + self.predicted, self.classes**2)
 
+    def confusion(self, counts: Counts) -> Counts:
+        """How many samples of each target (first axis) got each prediction, for counts (N, B): (C, C, B)."""
+        # Several metrics ask for the same draws one after another.
+        if not self._last or self._last[0][0] is not counts:
+            self._last[:] = [(counts, self.cells.sum(counts).reshape(self.classes, self.classes, -1))]
+        return self._last[0][1]
+
     @cached_property
-    def rankings(self) -> list[Bins]:
-        """Samples by rank, for class 1 alone if there are two classes, else for every class against the rest.
-
-        With u counting the distinct scores of the positives upwards, bin 3u holds the negatives below the u-th and
-        above the one before, 3u + 1 the negatives that tie with it, 3u + 2 its positives. The last holds the
-        negatives above all positives.
-        """
+    def rankings(self) -> list[Ranking]:
+        """Samples by score, for class 1 alone if there are two classes, else for every class against the rest."""
         scored = [1] if self.classes == 2 else range(self.classes)
-        return [_ranking(self.probabilities[:, index], self.targets == index) for index in scored]
+        return [Ranking.of(self.probabilities[:, index], self.targets == index) for index in scored]
 
 
-def _ranking(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> Bins:
-    levels = np.unique(scores[positive])
-    below = np.searchsorted(levels, scores, side="left")
-    ties = np.append(levels, np.inf)[below] == scores
-    return Bins.of(3 * below + ties * (1 + positive), 3 * len(levels) + 1)
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Samples sorted by score once, for all draws.
+
+    Attributes:
+        order: (N,) samples: the negatives by rising score, then the positives by rising score.
+        below: (P,) how many negatives score less than each positive, in that order.
+        upto: (P,) how many score no more.
+        first: (P,) how many positives score less.
+    """
+
+    order: Indices
+    below: Indices
+    upto: Indices
+    first: Indices
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> Ranking:
+        """Sorts samples by `scores` (N,)."""
+        negatives, positives = np.flatnonzero(~positive), np.flatnonzero(positive)
+        negatives, positives = (some[np.argsort(scores[some])] for some in (negatives, positives))
+        low, high = scores[negatives], scores[positives]
+        return cls(
+            np.concatenate([negatives, positives]),
+            np.searchsorted(low, high, "left"),
+            np.searchsorted(low, high, "right"),
+            np.searchsorted(high, high, "left"),
+        )
+
+    def split(self, draws: Counts) -> tuple[Counts, Counts]:
+        """Of draws (B, N) the sums of the first 0, 1, ... negatives, (B, N - P + 1), and the positives, (B, P)."""
+        held = draws.take(self.order, axis=1)
+        negatives = len(self.order) - len(self.below)
+        return _cumulative(held[:, :negatives]), held[:, negatives:]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,31 +136,48 @@ class Bins:
         """Sorts samples by `bins` (N,), integers in [0, size)."""
         # NumPy sorts 16-bit integers by radix, twice as fast.
         order = np.argsort(bins.astype(np.min_scalar_type(size)), kind="stable")
-        return cls(order, _cumulative(np.bincount(bins, minlength=size)))
+        return cls(order, np.append(0, np.cumsum(np.bincount(bins, minlength=size))))
 
-    def sum(self, counts: Counts, values: NDArray[np.float64] | None = None) -> NDArray[Any]:
-        """Number of samples in each bin and draw, (size, B) of the counts' type, or the sum of their `values` (N,)."""
-        if values is None and counts.shape[1] <= _NARROW:
-            return np.diff(_cumulative(counts.take(self.order, axis=0)).take(self.starts, axis=0), axis=0)
-        dtype = counts.dtype if values is None else np.dtype(np.float64)
-        sums = np.zeros((len(self.starts) - 1, counts.shape[1]), dtype)
-        sizes = np.diff(self.starts)
-        # Rows hold all draws, so gathering and adding them costs far less than sorting or cumulating each draw. Bins of
-        # one sample, which are most bins of a ranking, are gathered at once.
-        lone = np.flatnonzero(sizes == 1) if values is None else np.empty(0, np.intp)
-        sums[lone] = counts.take(self.order[self.starts[lone]], axis=0)
-        for index in np.setdiff1d(np.flatnonzero(sizes), lone):
-            rows = self.order[self.starts[index] : self.starts[index + 1]]
-            held = counts.take(rows, axis=0)
-            np.add.reduce(held if values is None else held * values[rows, None], axis=0, dtype=dtype, out=sums[index])
+    def sum(self, counts: Counts) -> NDArray[Any]:
+        """Number of samples in each bin and draw, (size, B), for counts (N, B)."""
+        sums = [self._sum(draws.take(self.order, axis=1)) for draws in _blocks(counts)]
+        return np.ascontiguousarray(np.concatenate(sums).T)
+
+    def _sum(self, held: Counts) -> NDArray[Any]:
+        """The same for draws (b, N) whose samples are sorted by bin, (b, size)."""
+        if len(self.starts) > _FEW_BINS:
+            return np.diff(_cumulative(held).take(self.starts, axis=1), axis=1)
+        sums = np.zeros((len(held), len(self.starts) - 1), _wide(held))
+        filled = np.flatnonzero(np.diff(self.starts))
+        sums[:, filled] = np.add.reduceat(held, self.starts[filled], axis=1, dtype=sums.dtype)
+        return sums
+
+    def sum_values(self, counts: Counts, values: NDArray[np.float64]) -> Values:
+        """Sum of `values` (N,) in each bin and draw, float64 (size, B), for counts (N, B)."""
+        sums, rows = np.zeros((len(self.starts) - 1, counts.shape[1])), np.ascontiguousarray(counts)
+        for index in np.flatnonzero(np.diff(self.starts)):
+            chosen = self.order[self.starts[index] : self.starts[index + 1]]
+            np.add.reduce(rows.take(chosen, axis=0) * values[chosen, None], axis=0, out=sums[index])
         return sums
 
 
-def _cumulative(counts: NDArray[np.integer[Any]]) -> NDArray[Any]:
-    """Sums of the first 0, 1, ... rows, for (N,) or (N, B): one row more, of the same type."""
-    sums = np.zeros((len(counts) + 1, *counts.shape[1:]), counts.dtype)
-    np.cumsum(counts, axis=0, out=sums[1:])
+def _blocks(counts: Counts) -> Iterator[Counts]:
+    """Counts (N, B) as draws (b, N), each contiguous; the b of all blocks add up to B."""
+    step = max(1, _BLOCK_CELLS // max(1, len(counts)))
+    for start in range(0, counts.shape[1], step):
+        yield np.ascontiguousarray(counts[:, start : start + step].T)
+
+
+def _cumulative(draws: Counts) -> Counts:
+    """Sums of the first 0, 1, ... counts of draws (B, N): one more each."""
+    sums = np.zeros((len(draws), draws.shape[1] + 1), _wide(draws))
+    np.cumsum(draws, axis=1, out=sums[:, 1:])
     return sums
+
+
+def _wide(counts: Counts) -> np.dtype[Any]:
+    """What sums of counts fit into: 32 bits at least."""
+    return np.result_type(counts, np.int32)
 
 
 class ClassificationMetric:
@@ -154,7 +203,7 @@ class ClassificationMetric:
         if weights is None:
             return float(self.of(samples, np.ones((len(samples), 1), np.int32))[0])
         check_weights(weights, len(samples))
-        return self.of(samples, np.ascontiguousarray(weights.T, np.int64))
+        return self.of(samples, np.ascontiguousarray(weights, np.int64).T)
 
 
 @ClassificationMetric
@@ -167,37 +216,33 @@ def auc(samples: Classified, counts: Counts) -> Values:
     >>> auc([[0.9, 0.1], [0.6, 0.4], [0.4, 0.6], [0.6, 0.4]], [0, 0, 1, 1])
     0.875
     """
-    return _macro([_auc_of(ranking.sum(counts)) for ranking in samples.rankings])
+    return _over_rankings(_auc_of, samples, counts)
 
 
-def _auc_of(sums: Counts) -> Values:
-    """From the sums over a ranking, (3U + 1, B)."""
-    gaps, ties, positives = sums[0::3], sums[1::3], sums[2::3]
-    upto = _running(gaps[:-1] + ties)
-    # Whole numbers up to N**2, which float64 holds exactly for N < 67 million.
-    won = _dot(positives, upto) - _dot(positives, ties) / 2
-    return _ratio(won, _total(positives) * (_total(gaps) + _total(ties)))
+def _over_rankings(of: Callable[[Ranking, Counts], Values], samples: Classified, counts: Counts) -> Values:
+    """The mean over all rankings of what a metric makes of each and draws (b, N)."""
+    blocks = [[of(ranking, draws) for ranking in samples.rankings] for draws in _blocks(counts)]
+    return _macro(np.concatenate(blocks, axis=1))
 
 
-def _running(sums: Counts) -> Counts:
-    """Cumulative sum over the rows, (U, B)."""
-    if sums.shape[1] <= _NARROW:
-        return _cumulative(sums)[1:]
-    running = sums.copy()
-    for before, row in pairwise(running):
-        row += before
-    return running
+def _auc_of(ranking: Ranking, draws: Counts) -> Values:
+    negatives, positives = ranking.split(draws)
+    # A negative below counts twice, one that ties once.
+    won = negatives.take(ranking.below, axis=1)
+    won += negatives.take(ranking.upto, axis=1)
+    # Whole numbers up to 2 N**2, which float64 holds exactly for N < 67 million.
+    return _ratio(_dot(positives, won) / 2, _total(positives) * negatives[:, -1])
 
 
-def _total(sums: Counts) -> NDArray[np.int64]:
-    """Sum over the rows, (U, B) to (B,); int32 would overflow in products."""
-    total: NDArray[np.int64] = sums.sum(axis=0, dtype=np.int64)
+def _total(draws: Counts) -> NDArray[np.int64]:
+    """Sum of each draw, (B, N) to (B,); int32 would overflow in products."""
+    total: NDArray[np.int64] = draws.sum(axis=1, dtype=np.int64)
     return total
 
 
 def _dot(left: NDArray[Any], right: NDArray[Any]) -> Values:
-    """Sum of products over the rows, (U, B) and (U, B) to (B,)."""
-    products: Values = np.einsum("ub,ub->b", left, right, dtype=np.float64)
+    """Sum of products of each draw, (B, N) and (B, N) to (B,)."""
+    products: Values = np.einsum("bn,bn->b", left, right, dtype=np.float64)
     return products
 
 
@@ -211,17 +256,17 @@ def average_precision(samples: Classified, counts: Counts) -> Values:
     >>> average_precision([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]], [0, 0, 1, 1])
     0.8333333333333333
     """
-    return _macro([_average_precision_of(ranking.sum(counts)) for ranking in samples.rankings])
+    return _over_rankings(_average_precision_of, samples, counts)
 
 
-def _average_precision_of(sums: Counts) -> Values:
-    """From the sums over a ranking, (3U + 1, B)."""
-    gaps, ties, positives = sums[0::3], sums[1::3], sums[2::3]
-    found = _running(positives[::-1])[::-1]
-    passed = found + _running((gaps[1:] + ties)[::-1])[::-1]
+def _average_precision_of(ranking: Ranking, draws: Counts) -> Values:
+    negatives, positives = ranking.split(draws)
+    running = _cumulative(positives)
+    found = running[:, -1:] - running.take(ranking.first, axis=1)
+    passed = found + negatives[:, -1:] - negatives.take(ranking.below, axis=1)
     # A threshold that no drawn sample passes has no precision; its positives weigh nothing.
     gained = _dot(positives, found / np.maximum(passed, 1))
-    return _ratio(gained, _total(positives) * (_total(gaps) + _total(ties) > 0))
+    return _ratio(gained, _total(positives) * (negatives[:, -1] > 0))
 
 
 @ClassificationMetric
@@ -273,13 +318,13 @@ def ece(samples: Classified, counts: Counts) -> Values:
     """
     top = samples.probabilities.max(axis=1)
     bins = np.searchsorted(np.arange(1, ECE_BINS) / ECE_BINS, top, side="left")
-    gaps = Bins.of(bins, ECE_BINS).sum(counts, top - (samples.predicted == samples.targets))
+    gaps = Bins.of(bins, ECE_BINS).sum_values(counts, top - (samples.predicted == samples.targets))
     return _ratio(np.abs(gaps).sum(axis=0), counts.sum(axis=0))
 
 
 def _per_class(samples: Classified, counts: Counts) -> tuple[Counts, Counts, Counts]:
     """Hits, targets and predictions of each class in each draw, each (C, B)."""
-    confusion = samples.cells.sum(counts).reshape(samples.classes, samples.classes, -1)
+    confusion = samples.confusion(counts)
     return np.diagonal(confusion).T, confusion.sum(axis=1), confusion.sum(axis=0)
 
 

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from vlmed.errors import InputError
 from vlmed.metrics.classification import Indices, Values
 from vlmed.metrics.inputs import number_groups
-from vlmed.metrics.intervals import Z, bootstrap, count_groups, standard_error, student
+from vlmed.metrics.intervals import Z, bootstrap, count_groups, deviate, standard_error, student
 from vlmed.metrics.table import Metric, Samples, metrics_of, no_interval_of, scored_members, trials, values_of
 
 
@@ -99,10 +99,10 @@ def _difference(metric: Metric, value: float, drawn: Values, samples: Samples, m
 
 
 def _test(value: float, drawn: Values, groups: int, independent: int) -> tuple[float, float, float]:
-    """Low, high and p of a difference whose sampling distribution is near normal.
+    """Low, high and p of a difference whose sampling distribution is near normal, and its error known from the groups.
 
     Where all draws agree the reach is the share of discordant trials that may have stayed unseen (Wilson's bound at 0).
     """
-    reach = student(groups - 1) * standard_error(drawn, groups) or Z**2 / (independent + Z**2)
-    p = 2 * NormalDist().cdf(-abs(value) / reach * Z)
+    reach = float(student(groups - 1)) * standard_error(drawn, groups) or Z**2 / (independent + Z**2)
+    p = 2 * NormalDist().cdf(-float(deviate(abs(value) / reach, groups - 1)))
     return value - reach, value + reach, p

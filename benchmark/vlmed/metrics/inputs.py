@@ -62,11 +62,16 @@ def number_groups(groups: ArrayLike, samples: int) -> NDArray[np.intp]:
         got = f"shape {given.shape}"
         raise InputError("groups and samples differ in length", expected=f"{samples} groups", got=got)
     if given.dtype.kind not in "iuU":
-        named = np.array([isinstance(group, str) for group in given.tolist()])
+        named = np.array([isinstance(group, str) for group in given.tolist()], bool)
         problems = list(row_problems("group is no name", ~named, "text or an integer", given.astype(object)))
         if problems:
             raise InputError(problems)
-    return np.unique(given, return_inverse=True)[1]
+    if given.dtype.kind in "iu":
+        return np.unique(given, return_inverse=True)[1]
+    # Names mostly come sorted already, which Python's sort uses and NumPy's does not.
+    names = given.tolist()
+    numbers = {name: number for number, name in enumerate(sorted(dict.fromkeys(names)))}
+    return np.fromiter(map(numbers.__getitem__, names), np.intp, len(names))
 
 
 def _shape_problems(probabilities: NDArray[Any], targets: NDArray[Any]) -> Iterator[Problem]:

@@ -50,7 +50,9 @@ _TARGETS: dict[str, Polarity] = {"yes": "yes", "no": "no", **_HAN_ALONE}
 _OPENERS = _words(
     "well so ok okay sure certainly definitely absolutely clearly therefore thus hence overall finally oh that"
 )
-_OPENING_PHRASES = ("i think", "i believe", "i would say", "it appears that", "it seems that")
+_OPENING_PHRASES = [
+    phrase.split() for phrase in ("i think", "i believe", "i would say", "it appears that", "it seems that")
+]
 _OPENING_CLAUSES = _words(
     "based according in on from given looking after upon judging considering assistant answer response a 根 综 因 所"
 )
@@ -66,6 +68,8 @@ _UNABLE = re.compile(
     r" as an? (?:ai|artificial)\b| do not know| (?:am|is|are) not (?:sure|certain|able)|"
     r" no (?:idea|information|access)\b"
 )
+# Words of which one is in all that `_UNABLE` finds; most sentences have none.
+_IN_UNABLE = _words("not no unable impossible difficult hard insufficient ai artificial")
 # After `not` or `no` these tell of the speaker or the question, not of the image.
 _NO_VERDICT = _words(
     "sure certain possible known enough sufficient conclusive definitive determined applicable able only necessarily "
@@ -144,11 +148,14 @@ def _opened(clauses: Sequence[Clause]) -> list[Clause]:
 def _begun(clause: Clause) -> Clause:
     start = 0
     while start < len(clause):
-        ahead = " ".join(clause[start : start + 3]) + " "
-        phrase = next((phrase for phrase in _OPENING_PHRASES if ahead.startswith(phrase + " ")), "")
-        if not phrase and clause[start] not in _OPENERS:
+        if clause[start] in _OPENERS:
+            start += 1
+        elif phrase := next(
+            (phrase for phrase in _OPENING_PHRASES if clause[start : start + len(phrase)] == phrase), []
+        ):
+            start += len(phrase)
+        else:
             break
-        start += max(1, len(phrase.split()))
     return clause[start:]
 
 
@@ -191,7 +198,8 @@ def _hedged(clauses: Sequence[Clause]) -> bool:
 
 
 def _unable(clauses: Sequence[Clause]) -> bool:
-    return bool(_UNABLE.search(" " + " ".join(chain.from_iterable(clauses))))
+    words = list(chain.from_iterable(clauses))
+    return not _IN_UNABLE.isdisjoint(words) and bool(_UNABLE.search(" " + " ".join(words)))
 
 
 def _stated(clause: Clause) -> Polarity | None:

@@ -193,10 +193,12 @@ def evaluate_samples(
     metrics = metrics_of(names, samples)
     members = number_groups(groups, len(samples))
     values = values_of(metrics, samples, np.ones((len(samples), 1), np.int32))[:, 0]
-    drawn = bootstrap(lambda counts: values_of(metrics, samples, counts), members, draws, seed)
+    with_interval = [metric for metric in metrics if not metric.no_interval]
+    rows = bootstrap(lambda counts: values_of(with_interval, samples, counts), members, draws, seed)
+    drawn = {metric.name: row for metric, row in zip(with_interval, rows, strict=True)}
     return {
-        metric.name: _estimate(metric, float(value), row, samples, members)
-        for metric, value, row in zip(metrics, values, drawn, strict=True)
+        metric.name: _estimate(metric, float(value), drawn.get(metric.name, np.empty(0)), samples, members)
+        for metric, value in zip(metrics, values, strict=True)
     }
 
 
@@ -233,13 +235,17 @@ def trials(metric: Metric, samples: Samples, members: Indices) -> int:
     scored = scored_members(metric, samples, members)
     if metric.rests_on == "groups":
         return count_groups(scored)
-    pairs = np.unique(np.stack([samples.strata[_scored(metric, samples)], scored]), axis=1)
-    per_class = np.unique(pairs[0], return_counts=True)[1]
+    classes, numbers = np.unique(samples.strata[_scored(metric, samples)], return_inverse=True)
+    present = np.zeros((count_groups(scored), len(classes)), bool)
+    present[scored, numbers] = True
+    per_class = present.sum(axis=0)
     return min(count_groups(scored), int(per_class.min()) * max(1, len(per_class) - 1))
 
 
 def scored_members(metric: Metric, samples: Samples, members: Indices) -> Indices:
     """The groups of the samples that a metric scores, numbered anew from 0, for the groups (N,) of all."""
+    if not metric.strata:
+        return members
     return np.unique(members[_scored(metric, samples)], return_inverse=True)[1]
 
 

@@ -9,7 +9,6 @@ An answer that could not be parsed scores 0 everywhere and stays in every mean.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -169,7 +168,15 @@ _TEXT_SCORES = (token_f1, token_recall, bleu_1, rouge_l)
 
 
 def _shared(said: Sequence[str], wanted: Sequence[str]) -> int:
-    return 0 if set(said).isdisjoint(wanted) else (Counter(said) & Counter(wanted)).total()
+    left: dict[str, int] = {}
+    for token in wanted:
+        left[token] = left.get(token, 0) + 1
+    shared = 0
+    for token in said:
+        if left.get(token):
+            left[token] -= 1
+            shared += 1
+    return shared
 
 
 def _common(said: Sequence[str], wanted: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from vlmed.models.controls import CONTROL_CLASSES
 from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, files_that_matter, is_adapter, layout_of
 from vlmed.models.numerics import EXACT, Numerics
 from vlmed.models.protocols import AdapterInfo, DualEncoder, Generator, Kind, LoadedModel, ModelInfo
+from vlmed.models.recall import Asked, recalled
 from vlmed.models.reference import Reference, parse_reference
 from vlmed.models.resolve import Resolved, resolve
 from vlmed.models.safety import check_files, refused_pickle, weight_bytes
@@ -55,6 +56,7 @@ def load_model(
     device: str = "cpu",
     trust_remote_code: bool = False,
     numerics: Numerics = EXACT,
+    memory: Path | None = None,
 ) -> LoadedModel:
     """Load what `ref` names, in float32 and eval mode.
 
@@ -64,6 +66,8 @@ def load_model(
         device: `cpu`, `cuda`, `cuda:1`, `mps`.
         trust_remote_code: Let Python code that the model brings along run; the info says so.
         numerics: How exactly an encoder computes; a model that embeds nothing always computes exactly.
+        memory: A folder that keeps what encoders say of themselves. One that it knows, with the same files, libraries
+            and arguments, is loaded only when something needs its weights. Without a folder it is loaded at once.
 
     Raises:
         UsageError: Model, revision or device does not exist, model and adapter don't belong together, or the device
@@ -72,21 +76,52 @@ def load_model(
         InputError: The files are damaged or contradict each other.
     """
     reference = parse_reference(ref)
+    inner = reference.location.partition("/")[2] if reference.scheme == "control" else ""
+    if not inner:
+        return _load(ref, adapter, device, trust_remote_code, numerics, memory, None)
+    return _load(inner, adapter, device, trust_remote_code, numerics, memory, reference)
+
+
+def _load(
+    ref: str,
+    adapter: str | None,
+    device: str,
+    trust_remote_code: bool,
+    numerics: Numerics,
+    memory: Path | None,
+    blinded: Reference | None,
+) -> LoadedModel:
+    """The same, where `blinded` is the control that the model shall be, if any."""
+    reference = parse_reference(ref)
     if reference.scheme == "endpoint":
         from vlmed.models.endpoint import load_endpoint
 
-        return _computing(load_endpoint(reference, adapter), numerics)
+        return _blinded(_computing(load_endpoint(reference, adapter), numerics), blinded)
     _check_device(device)
-    numerics.check(device)
+    if numerics != EXACT:
+        numerics.check(device)
     if reference.scheme == "control":
-        return _load_control(reference, adapter, device, trust_remote_code, numerics)
+        return _load_control(reference, adapter, numerics)
     base, adapters, warnings = _find(reference, adapter)
-    loaded = _load_files(base, adapters, device, trust_remote_code)
     ref = str(base.reference) if base.reference != reference else ref
-    loaded = _computing(loaded, numerics)
-    return dataclasses.replace(
-        loaded, info=dataclasses.replace(loaded.info, ref=ref, warnings=(*loaded.info.warnings, *warnings))
-    )
+
+    def load() -> LoadedModel:
+        loaded = _computing(_load_files(base, adapters, device, trust_remote_code), numerics)
+        info = dataclasses.replace(loaded.info, ref=ref, warnings=(*loaded.info.warnings, *warnings))
+        return _blinded(dataclasses.replace(loaded, info=info), blinded)
+
+    if memory is None:
+        return load()
+    asked = Asked(base, adapters, device, numerics, [ref, str(blinded or ""), trust_remote_code, *warnings])
+    return recalled(memory, asked, load, lambda: _family(base.path).companions(base.path))
+
+
+def _blinded(loaded: LoadedModel, control: Reference | None) -> LoadedModel:
+    if control is None:
+        return loaded
+    from vlmed.models.blind import BLINDED
+
+    return BLINDED[control.location.partition("/")[0]](loaded, str(control))
 
 
 def _computing(loaded: LoadedModel, numerics: Numerics) -> LoadedModel:
@@ -280,14 +315,8 @@ def _put_on(model: nn.Module, adapter: Resolved, base: Resolved) -> AdapterInfo:
         return apply_adapter(model, adapter, base)
 
 
-def _load_control(
-    reference: Reference, adapter: str | None, device: str, trust_remote_code: bool, numerics: Numerics
-) -> LoadedModel:
-    name, _, inner = reference.location.partition("/")
-    if inner:
-        from vlmed.models.blind import BLINDED
-
-        return BLINDED[name](load_model(inner, adapter, device, trust_remote_code, numerics), str(reference))
+def _load_control(reference: Reference, adapter: str | None, numerics: Numerics) -> LoadedModel:
+    name = reference.location
     if adapter:
         raise UsageError(f"the control {name!r} has no weights for an adapter", got=adapter, hint="leave out --adapter")
     control = CONTROL_CLASSES[name]
@@ -300,6 +329,9 @@ def _name(reference: Reference) -> str:
 
 
 def _check_device(device: str) -> None:
+    # Every machine has it, and asking torch takes seconds.
+    if device == "cpu":
+        return
     import torch
 
     try:

@@ -94,9 +94,9 @@ def write_answered(path: Path, predictions: AnswerPredictions) -> None:
     write_table(path, columns, SCHEMA)
 
 
-def parse_answered(content: bytes, path: Path) -> AnswerPredictions:
+def parse_answered(content: bytes, path: Path, most_rows: int | None = None) -> AnswerPredictions:
     """As `predictions.parse_predictions`."""
-    table = parse_table(content, path, SCHEMA)
+    table = parse_table(content, path, SCHEMA, most_rows)
     column = {name: table[name].to_pylist() for name in SCHEMA.names if name != "candidates"}
     return AnswerPredictions(
         sample_ids=column["sample_id"],

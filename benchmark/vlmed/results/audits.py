@@ -32,9 +32,11 @@ from vlmed.results.predictions import (
 from vlmed.results.tolerance import TOLERANCES, Tolerance
 from vlmed.results.untrusted import printable
 from vlmed.suite.splits import bucket
+from vlmed.suite.types import Suite
 
 FOLDER = "audits"
 _SCHEMA = "audit.schema.json"
+_FEWEST = 16  # samples; fewer say little
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,9 @@ def power(total: int, altered: int, samples: int, allowed: int = 0) -> float:
     return 1 - missed / comb(total, samples)
 
 
-def audit_problems(run: Path, result: Mapping[str, Any], sha256: str) -> Iterator[Problem]:
-    """What is wrong with the audits of a run: no such record, or of another result."""
-    known = {unit["unit"] for unit in result["units"]}
+def audit_problems(run: Path, result: Mapping[str, Any], sha256: str, suite: Suite) -> Iterator[Problem]:
+    """What is wrong with the audits of a run: no such record, of another result, or laxer than any audit is."""
+    known = {unit["unit"]: _lenience(unit, suite) for unit in result["units"]}
     for path in sorted((run / FOLDER).glob("*")):
         try:
             document = read_document(path, _SCHEMA)
@@ -135,11 +137,28 @@ def audit_problems(run: Path, result: Mapping[str, Any], sha256: str) -> Iterato
             yield Problem("this audit is of another result.json", str(path), "$.result", sha256, record["result"])
 
 
-def _record_problems(record: Mapping[str, Any], known: set[str], file: str) -> Iterator[Problem]:
+def _lenience(unit: Mapping[str, Any], suite: Suite) -> tuple[float, float]:
+    """The largest tolerance that an audit of a unit may have, and the largest share of samples that may differ."""
+    kind = suite.tasks[unit["task"]].kind if unit["task"] in suite.tasks else None
+    if kind == "retrieval":
+        return 1 + max(each.rank_share for each in TOLERANCES.values()) * unit["predictions"]["rows"], 0.0
+    share = max(each.answers for each in TOLERANCES.values()) if kind == "vqa" else 0.0
+    return max(each.probability for each in TOLERANCES.values()), share
+
+
+def _record_problems(
+    record: Mapping[str, Any], known: Mapping[str, tuple[float, float]], file: str
+) -> Iterator[Problem]:
+    seen: set[str] = set()
     for index, unit in enumerate(record["units"]):
         place = f"$.units[{index}]"
         if unit["unit"] not in known:
             yield Problem("the run has no such unit", file, f"{place}.unit", "a unit of the run", unit["unit"])
+        else:
+            yield from _lax_problems(unit, *known[unit["unit"]], file, place)
+        if unit["unit"] in seen:
+            yield Problem("this unit stands twice", file, f"{place}.unit", "once", unit["unit"])
+        seen.add(unit["unit"])
         right = unit["compared"] > 0 and unit["differing"] <= unit["allowed"]
         expected = "confirmed" if right else "contradicted" if unit["compared"] else "skipped"
         if unit["verdict"] != expected:
@@ -148,6 +167,19 @@ def _record_problems(record: Mapping[str, Any], known: set[str], file: str) -> I
             )
     if record["verdict"] != (expected := verdict([unit["verdict"] for unit in record["units"]])):
         yield Problem("the verdict is not what the units give", file, "$.verdict", expected, record["verdict"])
+
+
+def _lax_problems(unit: Mapping[str, Any], tolerance: float, share: float, file: str, place: str) -> Iterator[Problem]:
+    """Numbers by which nearly everything would be confirmed."""
+    bounds = (("tolerance", tolerance), ("allowed", int(share * unit["compared"])), ("differing", unit["compared"]))
+    for name, most in bounds:
+        if unit[name] > most:
+            what = f"no audit has such a number of {name}" if name != "tolerance" else "no audit has such a tolerance"
+            yield Problem(what, file, f"{place}.{name}", f"at most {most:g}", str(unit[name]))
+    if unit["verdict"] == "confirmed" and unit["compared"] < _FEWEST:
+        chance = power(100, 10, unit["compared"])
+        what = f"so few samples meet 10 % altered predictions with a chance of {chance:.0%} only"
+        yield Problem(what, file, f"{place}.compared", f"at least {_FEWEST}", str(unit["compared"]), severity="warning")
 
 
 def verdict(units: Sequence[str]) -> str:

@@ -134,11 +134,17 @@ class Claims:
 
     def _question_problems(self, predictions: AnswerPredictions, manifest: Manifest | None) -> Iterator[Problem]:
         answers = {row.target for row in manifest.rows} if manifest else None
+        right: set[tuple[str, tuple[str, ...]]] = set()  # Most questions are asked of many images.
         for row, candidates in enumerate(predictions.candidates):
-            place = f"row {row}"
-            if predictions.closed[row]:
-                yield from self._candidate_problems(place, predictions.targets[row], candidates, answers)
-            elif candidates or predictions.lettered[row]:
+            place, asked = f"row {row}", (predictions.targets[row], candidates)
+            if predictions.closed[row] and asked not in right:
+                wrong = False
+                for problem in self._candidate_problems(place, *asked, answers):
+                    wrong = True
+                    yield problem
+                if not wrong:
+                    right.add(asked)
+            elif not predictions.closed[row] and (candidates or predictions.lettered[row]):
                 yield Problem("an open question has no candidates", self.file, place, "none", ", ".join(candidates))
 
     def _candidate_problems(
@@ -171,7 +177,9 @@ def _parsed_problems(predictions: AnswerPredictions, file: str) -> Iterator[Prob
         parsed_ones = predictions.answered.parsed
     except InputError:
         return  # Scoring tells why.
-    for row, (parsed, claimed) in enumerate(zip(parsed_ones, predictions.claimed or parsed_ones, strict=True)):
+    if predictions.claimed is None or list(parsed_ones) == list(predictions.claimed):
+        return
+    for row, (parsed, claimed) in enumerate(zip(parsed_ones, predictions.claimed, strict=True)):
         if parsed != claimed:
             what = "the parsed answer is not what the raw one gives"
             yield Problem(what, file, f"row {row}", repr(parsed), repr(claimed))

@@ -64,9 +64,11 @@ def write_classified(path: Path, predictions: ClassificationPredictions) -> None
     write_table(path, columns, SCHEMA)
 
 
-def parse_classified(content: bytes, path: Path, classes: int) -> ClassificationPredictions:
+def parse_classified(
+    content: bytes, path: Path, classes: int, most_rows: int | None = None
+) -> ClassificationPredictions:
     """As `predictions.parse_predictions`, for a task with `classes` classes; refuses rows of another length, too."""
-    table = parse_table(content, path, SCHEMA)
+    table = parse_table(content, path, SCHEMA, most_rows)
     templates = _matrix(table, "by_template", path, classes, None)
     return ClassificationPredictions(
         sample_ids=table["sample_id"].to_pylist(),

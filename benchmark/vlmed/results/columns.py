@@ -17,7 +17,10 @@ from vlmed.files import new_file
 from vlmed.results.pages import check_footer, check_pages
 
 LARGEST_FILE = 64 * 2**20
-_MAX_ROWS = 300_000
+# Rows of a file whose task has no frozen test set to tell their number.
+_MOST_ROWS = 2**20
+# Rows that are written, and so read and unfolded, together.
+_GROUP_ROWS = 2**16
 _LONGEST_TEXT = 20_000
 _MOST_TEXT = 64 * 2**20
 _IDENTITY = (pa.field("sample_id", pa.string(), nullable=False), pa.field("group", pa.string(), nullable=False))
@@ -35,20 +38,24 @@ def write_table(path: Path, columns: Sequence[pa.Array], schema: pa.Schema) -> N
         VlmedError: The disk is full.
     """
     with new_file(path) as part:
-        pq.write_table(pa.Table.from_arrays(columns, schema=schema), part, compression="zstd")
+        table = pa.Table.from_arrays(columns, schema=schema)
+        pq.write_table(table, part, compression="zstd", row_group_size=_GROUP_ROWS)
 
 
-def parse_table(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
+def parse_table(content: bytes, path: Path, schema: pa.Schema, most_rows: int | None = None) -> pa.Table:
     """The table of a prediction file that was read from `path` and has exactly the columns of `schema`.
 
     Nothing that the file declares is believed: what it unfolds to is added up before it is read.
+
+    Args:
+        most_rows: Samples of the frozen test set. A file that declares more rows is refused before any is decoded.
 
     Raises:
         InputError: It is no Parquet file, has other columns or types, nulls where there may be none, texts that are
             no UTF-8, or unfolds to more than the largest task needs.
     """
     try:
-        table = _read(content, path, schema)
+        table = _read(content, path, schema, _MOST_ROWS if most_rows is None else most_rows)
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as error:
         raise InputError(f"this is not a readable Parquet file: {error}", file=path) from None
     problems = [
@@ -94,24 +101,31 @@ def lists(table: pa.Table, name: str, path: Path) -> list[tuple[str, ...]]:
     return rows
 
 
-def _read(content: bytes, path: Path, schema: pa.Schema) -> pa.Table:
+def _read(content: bytes, path: Path, schema: pa.Schema, most_rows: int) -> pa.Table:
     check_footer(content, path)
     claimed = pq.ParquetFile(pa.BufferReader(content))
     if claimed.schema_arrow != schema:
         raise InputError("wrong columns", file=path, expected=_describe(schema), got=_describe(claimed.schema_arrow))
-    if (rows := claimed.metadata.num_rows) > _MAX_ROWS:
-        raise InputError("too many rows", file=path, expected=f"at most {_MAX_ROWS}", got=str(rows))
+    if (rows := claimed.metadata.num_rows) > most_rows:
+        raise InputError("too many rows", file=path, expected=f"at most {most_rows}", got=str(rows))
     check_pages(content, claimed.metadata, path)
     leaves = [claimed.metadata.schema.column(index) for index in range(claimed.metadata.num_columns)]
     names = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
     # Texts stay in their dictionaries: one long text in a million rows takes its own length until it is known.
-    folded = pq.ParquetFile(pa.BufferReader(content), read_dictionary=names).read(use_threads=False)
-    folded.validate(full=True)
-    _check_texts(folded, path)
-    return folded.cast(schema)
+    file = pq.ParquetFile(pa.BufferReader(content), read_dictionary=names)
+    groups, text = [schema.empty_table()], 0
+    for index in range(claimed.metadata.num_row_groups):
+        folded = file.read_row_group(index, use_threads=False)
+        folded.validate(full=True)
+        text += _text_length(folded, path)
+        if text > _MOST_TEXT:
+            raise InputError("too much text", file=path, expected=f"at most {_MOST_TEXT} bytes", got=f"{text} and more")
+        groups.append(folded.cast(schema))
+    return pa.concat_tables(groups)
 
 
-def _check_texts(folded: pa.Table, path: Path) -> None:
+def _text_length(folded: pa.Table, path: Path) -> int:
+    """Bytes that the texts of a table take unfolded; refuses one that is too long."""
     total = 0
     for name in folded.column_names:
         for chunk in folded[name].chunks:
@@ -120,8 +134,7 @@ def _check_texts(folded: pa.Table, path: Path) -> None:
                 lengths = pc.binary_length(values.dictionary)
                 _check_longest(name, pc.max(lengths).as_py() or 0, path)
                 total += pc.sum(lengths.take(values.indices)).as_py() or 0
-    if total > _MOST_TEXT:
-        raise InputError("too much text", file=path, expected=f"at most {_MOST_TEXT} bytes", got=str(total))
+    return total
 
 
 def _check_longest(name: str, longest: int, path: Path) -> None:

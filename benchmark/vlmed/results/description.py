@@ -120,6 +120,23 @@ def _supersedes_problems(described: Description, run: Path) -> Iterator[Problem]
         yield Problem(
             "there is no such run to supersede", str(run / FILE), "$.supersedes", expected, described.supersedes
         )
+    elif run.resolve().name in (chain := _superseded(run.parent, described.supersedes)):
+        what = "these runs supersede each other, so that none would stand"
+        got = " -> ".join([run.resolve().name, *chain])
+        yield Problem(what, str(run / FILE), "$.supersedes", "a run that came before", got)
+
+
+def _superseded(model: Path, name: str | None) -> list[str]:
+    """A run of a model, the run that this one supersedes, and so on, until one stands twice."""
+    chain: list[str] = []
+    while name and name not in chain:
+        chain.append(name)
+        try:
+            described = read_description(model / name)
+        except VlmedError:
+            break  # Its own validation tells what is wrong with it.
+        name = described.supersedes if described else None
+    return chain
 
 
 def _fingerprint_problems(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from vlmed.errors import InputError, Problem
 from vlmed.files import json_text, parse_json, read_bytes
+from vlmed.results.form import follows
 from vlmed.suite.load import schema_problems
 
 _LARGEST = 8 * 2**20
@@ -33,7 +35,12 @@ class Document:
     canonical: bool
 
     def form_problems(self) -> Iterator[Problem]:
-        """A warning where the bytes are not canonical: only then does a diff of two files show what changed."""
+        """A date that is no day; a warning where the bytes are not canonical.
+
+        Only between canonical documents does a diff show what changed.
+        """
+        if isinstance(self.value, dict) and not _is_day(self.value.get("date", "2026-01-01")):
+            yield Problem("there is no such day", str(self.path), "$.date", "YYYY-MM-DD", self.value["date"])
         if not self.canonical:
             hint = "one space of indent, sorted keys, no ASCII escapes: vlmed.files.write_json writes it"
             yield Problem("this is not in canonical form", str(self.path), hint=hint, severity="warning")
@@ -50,9 +57,17 @@ def read_document(path: Path, schema: str) -> Document:
     content = read_bytes(path, _LARGEST, links=False)
     value = parse_json(content, path)
     _check_size(value, path)
-    if problems := schema_problems(value, schema, str(path)):
+    if not follows(schema)(value) and (problems := schema_problems(value, schema, str(path))):
         raise InputError(problems)
     return Document(path, value, sha256(content).hexdigest(), _is_canonical(value, content))
+
+
+def _is_day(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_canonical(value: Any, content: bytes) -> bool:

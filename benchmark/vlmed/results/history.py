@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from vlmed.errors import Problem, UsageError
+from vlmed.results.merging import merging_problems
 from vlmed.results.places import EXPECTED, is_place, look_alike
 
 # What may be added to a run that is published already.
-_LATER = ("audits/", "retraction.json")
+_LATER = re.compile(r"audits/[^/]+|retraction\.json")
 _WORDS = {"A": "added", "M": "changed", "D": "removed", "T": "turned into something else"}
 _HINT = "put it back as it was; a correction is another run whose submission.json names this one in `supersedes`"
 
@@ -41,10 +43,15 @@ def history_problems(submissions: Path, revision: str) -> list[Problem]:
     The tree is held against the commit where the two histories part, so that runs merged meanwhile are not missed.
 
     Raises:
-        UsageError: This is no git repository, or it has no such revision.
+        UsageError: This is no git repository, it has no such revision, or the folder is a link.
     """
     changes = _changes(submissions, revision)
-    return [*_problems(changes, submissions), *_name_problems(changes, submissions)]
+    added = [path for status, path in changes.files if status == "A"]
+    return [
+        *_problems(changes, submissions),
+        *_name_problems(changes, submissions),
+        *merging_problems(submissions, added, changes.new),
+    ]
 
 
 def new_runs(submissions: Path, revision: str) -> list[Path]:
@@ -60,6 +67,9 @@ def _changes(submissions: Path, revision: str) -> _Changes:
     if revision.startswith("-"):
         raise UsageError("this is no git revision", got=revision)
     root = Path(_git(submissions, "rev-parse", "--show-toplevel").rstrip("\n"))
+    if link := next((place for place in _inside(submissions, root) if place.is_symlink()), None):
+        # What is published would be looked for where the link leads to, and its loss go unseen.
+        raise UsageError("the folder of submissions is a link", file=link, hint="put back the folder itself")
     base = _git(submissions, "merge-base", revision, "HEAD").strip()
     place = submissions.resolve().relative_to(root.resolve()).as_posix()
     listed = _git(root, "diff", "--name-status", "--no-renames", "--no-ext-diff", "-z", base, "--", place).split("\0")
@@ -68,15 +78,23 @@ def _changes(submissions: Path, revision: str) -> _Changes:
     return _Changes(files, _published(root, base, place))
 
 
+def _inside(submissions: Path, root: Path) -> Iterator[Path]:
+    """The folder and all above it that lie in the repository, as they are named."""
+    place = submissions.absolute()
+    while place.resolve() != root.resolve() and place != place.parent:
+        yield place
+        place = place.parent
+
+
 def _problems(changes: _Changes, submissions: Path) -> Iterator[Problem]:
     for status, path in changes.files:
         run = "/".join(path.parts[:2])
         rest = "/".join(path.parts[2:])
         if run not in changes.published:
-            if rest.startswith(_LATER):
+            if _LATER.fullmatch(rest):
                 hint = "leave it out; it comes after the run, from whoever keeps the submissions"
                 yield Problem("a new run can't bring its own audit or retraction", str(submissions / path), hint=hint)
-        elif status != "A" or not rest.startswith(_LATER):
+        elif status != "A" or not _LATER.fullmatch(rest):
             what = f"a file of a published run was {_WORDS.get(status, status)}"
             yield Problem(what, str(submissions / path), hint=_HINT)
 

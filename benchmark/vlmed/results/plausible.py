@@ -19,8 +19,8 @@ from vlmed.files import read_json
 from vlmed.hashing import file_hash
 from vlmed.metrics.table import METRICS
 from vlmed.results.audits import records_of
+from vlmed.results.copies import FEWEST, likeness
 from vlmed.results.predictions import (
-    AnswerPredictions,
     ClassificationPredictions,
     Predictions,
     RetrievalPredictions,
@@ -30,11 +30,10 @@ from vlmed.results.validate import find_runs
 from vlmed.suite.manifest import FOLDER, read_manifest
 from vlmed.suite.types import Suite, Task
 
-_NEAR = 0.99  # share of samples on which two runs say the same
 _ORACLE = 0.995
-_FEWEST = 30  # samples below which a share says little
 _RARE = 1e-3
 _LEAD = 0.05
+_FAR = 0.1
 _OUTLIER = 3.0  # standard deviations of the family's other runs
 _ZERO_SHOT = ("zero_shot", "choose")
 
@@ -131,48 +130,47 @@ def _audits(run: Path) -> Iterator[Flag]:
 
 
 def _copied(unit: _Unit, predictions: Predictions, others: Sequence[_Unit]) -> Iterator[Flag]:
-    """Predictions that are another model's, or nearly so."""
-    said = _said(predictions)
+    """Predictions that are another model's, or nearly so, whatever track, seed or share they are said to be of."""
     for other in others:
-        if other.place != unit.place or _same_model(unit, other):
+        if other.claim["task_digest"] != unit.claim["task_digest"] or _same_model(unit, other):
             continue
+        if _far(unit, other):
+            continue  # Each file takes its time to read, and of many runs few score alike.
         if other.claim["predictions"]["sha256"] == unit.claim["predictions"]["sha256"]:
             yield Flag("copied", unit.claim["unit"], f"the predictions are those of {other.run}, byte by byte")
             continue
         try:
-            theirs = _said(other.predictions())
+            found = likeness(predictions, other.predictions())
         except VlmedError:
             continue
-        shared = said.keys() & theirs.keys()
-        same = sum(said[name] == theirs[name] for name in shared)
-        # Two honest models may agree on nearly all labels; they do not on probabilities, ranks or words.
-        if len(shared) >= _FEWEST and same >= _NEAR * len(shared):
-            yield Flag("copied", unit.claim["unit"], f"{same} of {len(shared)} predictions are those of {other.run}")
+        if found:
+            yield Flag("copied", unit.claim["unit"], f"{found} of {other.run}")
+
+
+def _far(unit: _Unit, other: _Unit) -> bool:
+    """Whether the scores lie so far apart that one is no copy of the other that is worth making."""
+    if unit.value is None or other.value is None or METRICS[unit.task.main_metric].high != 1:
+        return False
+    return abs(unit.value - other.value) > _FAR
 
 
 def _same_model(unit: _Unit, other: _Unit) -> bool:
-    ours, theirs = ((each.model["revision"], (each.model["adapter"] or {}).get("revision")) for each in (unit, other))
+    """Whether two runs are of one model: of one folder, or the same weights under the same name."""
+    ours, theirs = (
+        (_name(each.model["ref"]), each.model["revision"], (each.model["adapter"] or {}).get("revision"))
+        for each in (unit, other)
+    )
     return ours == theirs or unit.run.partition("/")[0] == other.run.partition("/")[0]
 
 
-def _said(predictions: Predictions) -> dict[str, Any]:
-    """Sample id -> what is predicted, rounded so that another machine's rounding changes nothing."""
-    rows: Sequence[Any]
-    if isinstance(predictions, ClassificationPredictions):
-        rows = [tuple(row) for row in np.round(predictions.probabilities, 3).tolist()]
-    elif isinstance(predictions, RetrievalPredictions):
-        rows = [(found, *top) for found, top in
-                zip(predictions.image_to_text.ranks.tolist(), predictions.image_to_text.top, strict=True)]  # fmt: skip
-    elif isinstance(predictions, AnswerPredictions):
-        rows = list(predictions.answers)
-    else:
-        rows = []
-    return dict(zip(predictions.sample_ids, rows, strict=False))
+def _name(ref: str) -> str:
+    """A reference without what may differ: scheme, revision, case."""
+    return ref.removeprefix("hf:").partition("@")[0].lower()
 
 
 def _oracle(unit: _Unit) -> Iterator[Flag]:
     name, value = unit.task.main_metric, unit.value
-    metric, enough = METRICS[name], unit.claim["scores"]["n"]["all"] >= _FEWEST
+    metric, enough = METRICS[name], unit.claim["scores"]["n"]["all"] >= FEWEST
     if value is not None and enough and metric.higher_is_better and value >= _ORACLE:
         yield Flag("oracle", unit.claim["unit"], f"{name} is {value:.4f}, as if the answers were known")
 
@@ -215,7 +213,7 @@ def _right(predictions: Predictions) -> Any:
 
 def _confidence(unit: _Unit, predictions: Predictions) -> Iterator[Flag]:
     """Probabilities that no softmax makes."""
-    if not isinstance(predictions, ClassificationPredictions) or len(predictions.targets) < _FEWEST:
+    if not isinstance(predictions, ClassificationPredictions) or len(predictions.targets) < FEWEST:
         return
     values = predictions.probabilities
     if exact := int(np.isin(values, (0.0, 1.0)).all(axis=1).sum()):

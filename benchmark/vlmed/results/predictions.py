@@ -81,15 +81,19 @@ def read_predictions(path: Path, task: Task) -> Predictions:
     return parse_predictions(read_bytes(path, LARGEST_FILE), path, task)
 
 
-def parse_predictions(content: bytes, path: Path, task: Task) -> Predictions:
+def parse_predictions(content: bytes, path: Path, task: Task, most_rows: int | None = None) -> Predictions:
     """The predictions in the bytes of a file, which errors call `path`.
+
+    Args:
+        most_rows: Samples of the task's frozen test set, beyond which a file is refused before any row is decoded;
+            2**20 where nobody has frozen one. Fewer are read, for whoever names those that are missing.
 
     Raises:
         InputError: It is no Parquet file, has other columns or types than the task's kind, or nulls, or unfolds to
             more than the largest task needs.
     """
     if task.kind == "retrieval":
-        return parse_ranked(content, path)
+        return parse_ranked(content, path, most_rows)
     if task.kind == "vqa":
-        return parse_answered(content, path)
-    return parse_classified(content, path, len(task.classes))
+        return parse_answered(content, path, most_rows)
+    return parse_classified(content, path, len(task.classes), most_rows)

@@ -105,9 +105,9 @@ def write_ranked(path: Path, predictions: RetrievalPredictions) -> None:
     write_table(path, columns, SCHEMA)
 
 
-def parse_ranked(content: bytes, path: Path) -> RetrievalPredictions:
+def parse_ranked(content: bytes, path: Path, most_rows: int | None = None) -> RetrievalPredictions:
     """As `predictions.parse_predictions`."""
-    table = parse_table(content, path, SCHEMA)
+    table = parse_table(content, path, SCHEMA, most_rows)
     return RetrievalPredictions(
         sample_ids=table["sample_id"].to_pylist(),
         groups=table["group"].to_pylist(),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from vlmed.metrics.classification import Classified, Counts, Indices
+from vlmed.metrics.inputs import number_groups
 from vlmed.metrics.intervals import Estimate
 from vlmed.metrics.table import METRICS, Samples, evaluate_samples, metrics_named, values_of
 from vlmed.metrics.vqa import OPEN
@@ -111,7 +112,8 @@ def _names(task: Task) -> list[str]:
 
 
 def _with_intervals(task: Task, predictions: Predictions, parts: Mapping[str, Indices]) -> dict[str, _Known]:
-    names, groups = _names(task), np.asarray(predictions.groups)
+    # Numbered once, in the order of their names, so that each part numbers numbers.
+    names, groups = _names(task), number_groups(predictions.groups, len(predictions.groups))
     return {
         part: {
             prefix: evaluate_samples(names, samples, groups[chosen], _DRAWS, _SEED)

@@ -56,7 +56,7 @@ class UnitCheck:
         if task is None:
             return
         manifest = self._manifest(task)
-        predictions = self._predictions(task)
+        predictions = self._predictions(task, manifest)
         if predictions is None:
             return
         file = str(self.folder / self.claim["predictions"]["file"])
@@ -103,12 +103,14 @@ class UnitCheck:
             return None
         return self.frozen.manifest(task)
 
-    def _predictions(self, task: Task) -> Predictions | None:
+    def _predictions(self, task: Task, manifest: Manifest | None) -> Predictions | None:
         claim = self.claim["predictions"]
         path = self.folder / claim["file"]
         try:
             content = read_bytes(path, LARGEST_FILE, links=False)
-            predictions = parse_predictions(content, path, task)
+            # As many again, so that samples told twice can be named.
+            most_rows = 2 * len(self.frozen.test(task)) if manifest else None
+            predictions = parse_predictions(content, path, task, most_rows)
         except VlmedError as error:
             self.problems += error.problems
             return None

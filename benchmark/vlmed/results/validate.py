@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlmed.errors import InputError, Problem, VlmedError, errors_in
 from vlmed.results.audits import audit_problems
+from vlmed.results.contradictions import contradictions
 from vlmed.results.description import RETRACTION, description_problems
 from vlmed.results.document import read_document
 from vlmed.results.frozen import Frozen
@@ -97,9 +98,10 @@ def _check(report: Report, suite: Suite, frozen: Frozen, intervals: Choice) -> N
         report.unreadable = True
         return
     result, report.sha256 = document.value, document.sha256
-    report.problems += [*document.form_problems(), *_run_problems(folder, result)]
+    report.problems += document.form_problems()
+    report.problems += [*contradictions(result, suite, str(folder / "result.json")), *_unnamed(folder, result)]
     report.problems += description_problems(folder, result, suite, frozen)
-    report.problems += [*_retraction_problems(folder), *audit_problems(folder, result, document.sha256)]
+    report.problems += [*_retraction_problems(folder), *audit_problems(folder, result, document.sha256, suite)]
     for index, unit in enumerate(result["units"]):
         check = UnitCheck(folder, f"$.units[{index}]", unit, suite, frozen, intervals)
         check.check()
@@ -108,16 +110,9 @@ def _check(report: Report, suite: Suite, frozen: Frozen, intervals: Choice) -> N
     report.problems += judgement_problems(folder, suite)
 
 
-def _run_problems(folder: Path, result: Mapping[str, Any]) -> Iterator[Problem]:
-    """Contradictions between the run's parts: what stands twice, prediction files that no unit names."""
-    file = str(folder / "result.json")
-    yield from _twice(file, ".unit", "this unit stands twice", [unit["unit"] for unit in result["units"]])
-    files = [unit["predictions"]["file"] for unit in result["units"]]
-    yield from _twice(file, ".predictions.file", "two units name this file", files)
-    kinds = [f"{unit['task']} {unit['track']}, seed {unit['seed']}, fraction {unit['fraction']:g}"
-             for unit in result["units"]]  # fmt: skip
-    yield from _twice(file, ".track", "two units are of this task, track, seed and fraction", kinds)
-    yield from _model_problems(file, result["model"])
+def _unnamed(folder: Path, result: Mapping[str, Any]) -> Iterator[Problem]:
+    """Prediction files that no unit names."""
+    files = {unit["predictions"]["file"] for unit in result["units"]}
     for path in sorted((folder / "predictions").glob("*")):
         if f"predictions/{path.name}" not in files:
             yield Problem("no unit names this file", str(path), hint="remove it, or name it", severity="warning")
@@ -129,25 +124,3 @@ def _retraction_problems(folder: Path) -> Iterator[Problem]:
             yield from read_document(folder / RETRACTION, "retraction.schema.json").form_problems()
         except VlmedError as error:
             yield from error.problems
-
-
-def _twice(file: str, field: str, what: str, values: Sequence[str]) -> Iterator[Problem]:
-    seen: set[str] = set()
-    for index, value in enumerate(values):
-        if value in seen:
-            yield Problem(what, file, f"$.units[{index}]{field}", "once", value)
-        seen.add(value)
-
-
-def _model_problems(file: str, model: Mapping[str, Any]) -> Iterator[Problem]:
-    """Contradictions in what is said of the model."""
-    control = model["kind"] == "control"
-    if control != (model["revision"] == "builtin"):
-        expected = "builtin" if control else "a commit hash, or the content hash of a folder"
-        yield Problem("this kind of model has no such revision", file, "$.model.revision", expected, model["revision"])
-    if control and model["adapter"]:
-        yield Problem("a control has no adapter", file, "$.model.adapter", "null", str(model["adapter"]["ref"]))
-    if model["adapter"] and model["adapter"]["parameters"] > model["parameters"]:
-        expected = f"at most the model's {model['parameters']}"
-        got = str(model["adapter"]["parameters"])
-        yield Problem("the adapter is larger than the model", file, "$.model.adapter.parameters", expected, got)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 from vlmed.errors import InputError, Problem
@@ -20,7 +21,8 @@ def check_suite(suite: Suite, manifests: Path = FOLDER, ledger: Path = LEDGER) -
     """Every problem of the suite: definitions, prompts, manifests, ledger. Needs no data.
 
     An empty list proves that all frozen digests hold, every manifest is the frozen one and agrees with its
-    split rule, and no clean test sample shares an image or a group with train or val.
+    split rule, no clean test sample shares a group, or pixels where images are frozen, with train or val, and no mark
+    of a leak contradicts the manifest. Near-duplicates and texts can't be proved without data.
     """
     problems = [problem for task in suite.tasks.values() for problem in definition_problems(task)]
     problems += [problem for task in suite.tasks.values() for problem in _track_problems(task, suite)]
@@ -97,7 +99,7 @@ def _frozen_problems(task: Task, folder: Path) -> list[Problem]:
     problems = [*_target_problems(task, manifest), *_split_problems(task, manifest)]
     if task.kind == "vqa":
         problems += question_problems(task, (row.sample_id for row in manifest.split("test")), folder)
-    return problems + _leak_problems(manifest)
+    return [*problems, *_leak_problems(manifest), *_mark_problems(manifest)]
 
 
 def _target_problems(task: Task, manifest: Manifest) -> list[Problem]:
@@ -136,6 +138,17 @@ def _leak_problems(manifest: Manifest) -> list[Problem]:
         for kind, value in _identities(row)
         if len(homes[kind, value]) > 1
     ]
+
+
+def _mark_problems(manifest: Manifest) -> Iterator[Problem]:
+    """Marks that the manifest itself refutes: each would take a sample from the clean ones for nothing."""
+    seen = {row.group for row in manifest.rows if row.split != "test"}
+    for row in manifest.rows:
+        if row.leaks and row.split != "test":
+            yield Problem("only a test sample can leak", manifest.file, row.sample_id, got=row.split)
+        elif "group" in row.leaks.split(";") and row.group not in seen:
+            what = "marked as a leak of its group, which train and val lack"
+            yield Problem(what, manifest.file, row.sample_id, got=row.group)
 
 
 def _identities(row: Row) -> list[tuple[str, str]]:

@@ -58,6 +58,13 @@ def _schema(name: str) -> Any:
 def _schema_problem(error: jsonschema.ValidationError, file: str) -> Problem:
     got = json.dumps(error.instance, default=str)
     shown = got if len(got) <= 80 else got[:77] + "..."
+    schema = error.schema if isinstance(error.schema, dict) else {}
+    if error.validator in ("pattern", "type") and "examples" in schema:
+        # Nobody should have to read a pattern.
+        meant = f"{schema['description']} Such as: {json.dumps(schema['examples'][0])}"
+        return Problem(
+            f"{error.instance!r} does not match what is asked for"[:300], file, error.json_path, meant, shown
+        )
     return Problem(error.message[:300], file, error.json_path, got=shown)
 
 

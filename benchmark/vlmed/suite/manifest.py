@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 
@@ -122,8 +123,15 @@ def _read_rows(path: Path, problems: list[Problem]) -> tuple[Row, ...]:
     if tuple(table.column_names) != COLUMNS:
         got = ",".join(table.column_names)
         raise InputError([*problems, Problem("wrong columns", path.name, "row 1", ",".join(COLUMNS), got)])
-    columns = [table[name].to_pylist() for name in COLUMNS]
+    columns = [_texts(table[name]) for name in COLUMNS]
     return tuple(map(Row, *columns))
+
+
+def _texts(column: pa.ChunkedArray) -> list[str]:
+    """A column as texts; one that stands in many rows, such as a target, takes memory once."""
+    folded = column.combine_chunks().dictionary_encode()
+    texts: list[str] = np.array(folded.dictionary.to_pylist(), object)[folded.indices.to_numpy()].tolist()
+    return texts
 
 
 def _row_problems(rows: tuple[Row, ...], file: str) -> list[Problem]:

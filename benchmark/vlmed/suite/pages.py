@@ -153,6 +153,11 @@ def _data(task: Task) -> Iterator[str]:
 def _split(task: Task, manifest: Manifest | None) -> Iterator[str]:
     yield "## Split"
     yield _rule(task)
+    if task.dataset.identity == "image":
+        yield (
+            "No coarser identity is published, so each image counts as its own group. Where several images show one "
+            "patient, intervals are too narrow, and a patient of test may also be in train."
+        )
     if manifest is None:
         yield (
             "The manifest is **pending**: nobody with access to the data has frozen it yet, so there are no counts "
@@ -167,6 +172,12 @@ def _split(task: Task, manifest: Manifest | None) -> Iterator[str]:
     yield from _leaks(parts["test"], len(parts["clean test"]))
     if not _has_images(manifest):
         yield "It was frozen from ids, groups and texts without the images, so pixels were never compared."
+    seen = [*parts["train"], *parts["val"]]
+    if lacking := sum(not row.target for row in seen) if task.kind == "retrieval" else 0:
+        yield (
+            f"The texts of {_number(lacking)} of the {_number(len(seen))} samples of train and val were not at hand: "
+            "test was not compared with them, so that equal texts may be left among the clean samples."
+        )
 
 
 def _rule(task: Task) -> str:

@@ -120,7 +120,10 @@ class Task:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 that changes with anything that could change a score: definition, prompts, metrics, manifest."""
+        """SHA-256 of all that defines the task: definition, prompts, names of metrics, samples and their leaks.
+
+        Not of the code that scores, whose version stands in a result, nor of frozen questions, which the ledger holds.
+        """
         return digest({"definition": self.definition_digest, "manifest": self.manifest})
 
 

@@ -186,7 +186,7 @@ class Course(ABC, Generic[_State]):
             raise UsageError(
                 "this checkpoint belongs to another training",
                 file=self.checkpoint,
-                expected="the same weights, recipe, data and seed",
+                expected="the same weights, recipe, data, seed and number of processes",
                 hint="delete it, or choose another folder",
             )
         self.state, self.best = type(self.state)(**content["state"]), content["best"]

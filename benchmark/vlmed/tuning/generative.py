@@ -18,6 +18,7 @@ from vlmed.tuning.generator_batches import Pairs, check_pairs
 from vlmed.tuning.generator_learner import GeneratorLearner, make_generator_learner
 from vlmed.tuning.generator_recipe import GeneratorRecipe
 from vlmed.tuning.generator_trial import GeneratorState, GeneratorTrial
+from vlmed.tuning.parallel import ALONE, World
 from vlmed.tuning.proof import GroupChange, Proof, Snapshot, change_of, prove, snapshot
 from vlmed.tuning.tune import Cost, cost_of, key_of, seeded, write_log
 
@@ -81,6 +82,7 @@ def tune_generator(
     seed: int = 0,
     folder: Path | None = None,
     progress: Progress | None = None,
+    world: World = ALONE,
 ) -> TunedGenerator:
     """Train the generator in place, at each of the recipe's learning rates from the same start, and keep the best.
 
@@ -93,16 +95,20 @@ def tune_generator(
         folder: Where checkpoints (`trial-N.pt`, one per try, replaced after every epoch and every ten minutes) and the
             log go. A training that was killed is taken up from there.
         progress: Told about every epoch's questions.
+        world: The processes that train together; each calls this with the same arguments and ends with the same
+            weights. Only the first one writes to the folder, which all of them see.
 
     Raises:
         InputError: A set or an answer is empty, the model's parts aren't known here, or an image can't be shown.
-        UsageError: A part has nothing to train, or the folder holds another training's checkpoints.
+        UsageError: A part has nothing to train, the folder holds another training's checkpoints (one by another number
+            of processes is another), or the processes' weights, data or checkpoints differ.
         CheckError: The proof failed: see `prove`.
-        VlmedError: The loss became NaN at every learning rate, or a single question doesn't fit into memory.
+        VlmedError: The loss became NaN at every learning rate, a single question doesn't fit into memory, or a process
+            is lost.
     """
     check_pairs(train, val)
     with seeded(generator.model.device, seed):
-        learner = make_generator_learner(generator, recipe)
+        learner = make_generator_learner(generator, recipe, world)
         before = snapshot(learner.root, learner.parameters())
         try:
             runner = _Runner(learner, before, train, val, seed, folder, progress or Silent())
@@ -153,7 +159,8 @@ class _Runner:
         Raises:
             DivergedError: All did.
         """
-        key = _key(self.learner.recipe, self.seed, (self.train, self.val), self.before)
+        world, sets = self.learner.world, (self.train, self.val)
+        key = _key(self.learner.recipe, self.seed, sets, world, self.before)
         done: list[tuple[GeneratorTrial, GeneratorState]] = []
         failed: list[DivergedError] = []
         for number, rates in enumerate(self.learner.recipe.rates):
@@ -163,7 +170,7 @@ class _Runner:
             except DivergedError as error:
                 failed.append(error)
                 self.notes.append(f"{error.problems[0].got} in {error.problems[0].path}")
-            write_log(self.folder, [state for _, state in done])
+            write_log(self.folder if world.leads else None, [state for _, state in done])
         if not done:
             raise DivergedError([problem for error in failed for problem in error.problems])
         return done
@@ -178,9 +185,11 @@ class _Runner:
             return trial, trial.run()
 
 
-def _key(recipe: GeneratorRecipe, seed: int, sets: Sequence[Pairs], before: Snapshot) -> str:
+def _key(recipe: GeneratorRecipe, seed: int, sets: Sequence[Pairs], world: World, before: Snapshot) -> str:
     texts = [hashlib.sha256(json.dumps([list(each.prompts), list(each.answers)]).encode()).hexdigest() for each in sets]
-    return key_of([asdict(recipe), seed, texts], before)
+    # Each process draws its own dropout, so their number decides too.
+    together = [] if world.size == 1 else [world.size]
+    return key_of([asdict(recipe), seed, texts, *together], before)
 
 
 def _notes(learner: GeneratorLearner, state: GeneratorState) -> list[str]:
@@ -192,6 +201,8 @@ def _notes(learner: GeneratorLearner, state: GeneratorState) -> list[str]:
         )
     if learner.sparing:
         notes.append("activations were computed twice to save memory")
+    if learner.world.size > 1:
+        notes.append(f"trained by {learner.world.size} processes, each on its share of every batch")
     start = state.log[0]["val_loss"]
     if start is not None and state.best_loss >= start:
         notes.append(f"training never lowered the validation loss: {start:.4g} before, {state.best_loss:.4g} at best")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from peft import PeftModel
 from torch import nn
@@ -18,6 +19,7 @@ from vlmed.tuning.batches import Rows, in_order
 from vlmed.tuning.generator_batches import Batch, Feed, Pairs, Teacher
 from vlmed.tuning.generator_parts import answer_loss, lora_layers, trained_parts
 from vlmed.tuning.generator_recipe import GeneratorRecipe
+from vlmed.tuning.parallel import ALONE, World
 
 _Result = TypeVar("_Result")
 
@@ -31,7 +33,8 @@ class GeneratorLearner:
         wrapped: The model under its LoRA, or None.
         block_names: Blocks of the model by name.
         required: Which parameters wanted gradients before, by name.
-        at_once: How many questions are computed at once; shrinks where they don't fit into memory.
+        world: The processes that tune the generator together.
+        at_once: How many questions this process computes at once; shrinks where they don't fit into memory.
         sparing: Activations are computed again in the backward pass instead of being kept, since not even one question
             fitted into memory.
     """
@@ -43,6 +46,7 @@ class GeneratorLearner:
     wrapped: PeftModel | None
     block_names: tuple[str, ...]
     required: dict[str, bool]
+    world: World = ALONE
     at_once: int = field(init=False)
     sparing: bool = field(init=False, default=False)
     _precisions: dict[str, torch.dtype] = field(init=False)
@@ -93,32 +97,44 @@ class GeneratorLearner:
             if isinstance(module, _BatchNorm):
                 module.eval()
 
-    def backward(self, pairs: Pairs, rows: Rows, ready: list[Batch]) -> torch.Tensor:
+    def backward(self, pairs: Pairs, rows: Rows, ready: list[Batch], tokens: int) -> torch.Tensor:
         """Leave the gradients of the mean cross-entropy over all answers' tokens in `.grad`; gives the loss.
 
-        Computed in chunks whose gradients are summed, so that memory decides nothing but the time.
+        Computed in chunks whose gradients are summed, so that memory decides nothing but the time. So are those of all
+        processes.
 
         Args:
-            rows: Positions of the step's pairs.
+            rows: Positions of this process's share of the step's pairs.
             ready: Those pairs in chunks; made anew where they don't fit into memory.
+            tokens: How many tokens of the step carry loss, over all processes.
 
         Raises:
-            VlmedError: Not even one question fits into memory.
+            VlmedError: Not even one question fits into memory, or a process is lost.
         """
         chunks = ready
 
         def attempt() -> torch.Tensor:
             nonlocal chunks
-            if max(map(len, chunks)) > self.at_once:
+            if max(map(len, chunks), default=0) > self.at_once:
                 chunks = self.teacher.chunks(pairs, rows, self.at_once)
-            return self._backward(chunks)
+            return self._backward(chunks, tokens)
 
-        return self._fitting(attempt)
+        loss = self._fitting(attempt)
+        self._add_others(loss)
+        return loss
 
-    def _backward(self, chunks: list[Batch]) -> torch.Tensor:
+    def _add_others(self, loss: torch.Tensor) -> None:
+        if self.world.size == 1:
+            return
+        parameters = list(self.parameters().values())
+        for parameter in parameters:
+            # This process's share may be empty, or may not reach all that trains.
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self.world.add([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
+
+    def _backward(self, chunks: list[Batch], tokens: int) -> torch.Tensor:
         for parameter in self.parameters().values():
             parameter.grad = None
-        tokens = sum(chunk.tokens for chunk in chunks)
         total = torch.zeros((), device=self.device)
         for chunk in chunks:
             loss = answer_loss(self.generator, chunk) / tokens
@@ -128,17 +144,20 @@ class GeneratorLearner:
 
     @torch.no_grad()
     def mean_loss(self, pairs: Pairs) -> float:
-        """Mean cross-entropy over the tokens of all answers, in eval mode.
+        """Mean cross-entropy over the tokens of all answers, in eval mode; each process computes its share.
 
         Raises:
-            VlmedError: Not even one question fits into memory.
+            VlmedError: Not even one question fits into memory, or a process is lost.
         """
         self.set_training(False)
         total, tokens = 0.0, 0
-        for rows, ready in Feed(self.teacher, pairs, in_order(len(pairs), self.at_once), lambda: self.at_once):
+        share = self.world.share(np.arange(len(pairs)))
+        batches = [share[places] for places in in_order(len(share), self.at_once)]
+        for rows, ready in Feed(self.teacher, pairs, batches, lambda: self.at_once):
             total += self._fitting(lambda rows=rows, ready=ready: self._sum(pairs, rows, ready))  # type: ignore[misc]
             tokens += sum(chunk.tokens for chunk in ready)
-        return total / tokens
+        totals, counts = zip(*self.world.gather((total, tokens)), strict=True)
+        return float(sum(totals) / sum(counts))
 
     def _sum(self, pairs: Pairs, rows: Rows, ready: list[Batch]) -> float:
         fits = max(map(len, ready)) <= self.at_once
@@ -219,7 +238,7 @@ class GeneratorLearner:
             parameter.copy_(weights[name])
 
 
-def make_generator_learner(generator: HfGenerator, recipe: GeneratorRecipe) -> GeneratorLearner:
+def make_generator_learner(generator: HfGenerator, recipe: GeneratorRecipe, world: World = ALONE) -> GeneratorLearner:
     """Find the recipe's parts in the model and put its LoRA on them; every B is zero, so answers stay what they were.
 
     Raises:
@@ -229,4 +248,4 @@ def make_generator_learner(generator: HfGenerator, recipe: GeneratorRecipe) -> G
     teacher, block_names = Teacher(generator), tuple(blocks(generator.model))
     required = {name: parameter.requires_grad for name, parameter in generator.model.named_parameters()}
     trained, wrapped = trained_parts(generator, teacher, recipe, block_names)
-    return GeneratorLearner(generator, recipe, teacher, trained, wrapped, block_names, required)
+    return GeneratorLearner(generator, recipe, teacher, trained, wrapped, block_names, required, world)

@@ -50,7 +50,8 @@ class GeneratorTrial(Course[GeneratorState]):
 
     Args:
         rates: Highest learning rates of `lora` and `projector`, where they train.
-        key, checkpoint: As in `Course`; the training is kept after every epoch and every ten minutes.
+        key, checkpoint: As in `Course`; the training is kept after every epoch and every ten minutes, by the first of
+            the processes that train together.
         advance: Told the number of questions after every step.
     """
 
@@ -81,17 +82,20 @@ class GeneratorTrial(Course[GeneratorState]):
 
     def _epoch(self, epoch: int) -> None:
         state, learner = self.state, self.learner
-        batches = shuffled(len(self.train), learner.recipe.batch_size, self.seed, epoch)
+        world, batches = learner.world, shuffled(len(self.train), learner.recipe.batch_size, self.seed, epoch)
         if learner.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(learner.device)
-        feed = Feed(learner.teacher, self.train, batches[state.step :], lambda: learner.at_once)
+        shares = [world.share(rows) for rows in batches[state.step :]]
+        feed = Feed(learner.teacher, self.train, shares, lambda: learner.at_once)
         before, start = (state.seconds, state.waited), time.perf_counter()
         saved = start
         learner.set_training(True)
         for rows, ready in feed:
             self._step(epoch, len(batches), rows, ready)
+            self.advance(len(batches[state.step - 1]))
             state.seconds, state.waited = before[0] + time.perf_counter() - start, before[1] + feed.waited
-            if time.perf_counter() - saved >= SAVE_EVERY_SECONDS:
+            # Together, since whoever saves reads the losses, and the first that is no number ends the training.
+            if world.first(time.perf_counter() - saved >= SAVE_EVERY_SECONDS):
                 self._save()
                 saved = time.perf_counter()
         self._read_losses()
@@ -102,9 +106,13 @@ class GeneratorTrial(Course[GeneratorState]):
         self._save()
 
     def _step(self, epoch: int, steps: int, rows: Rows, ready: list[Batch]) -> None:
-        # Dropout draws from a generator that only seed and step decide, so that a resumed training draws the same.
-        torch.manual_seed(int(np.random.default_rng([self.seed, epoch, self.state.step, 1]).integers(2**62)))
-        loss = self._gradients(rows, ready)
+        world = self.learner.world
+        # Dropout draws from a generator that only seed, step and process decide, so that a resumed training draws the
+        # same.
+        entropy = [self.seed, epoch, self.state.step, 1, *([] if world.leads else [world.rank])]
+        torch.manual_seed(int(np.random.default_rng(entropy).integers(2**62)))
+        tokens = sum(world.gather(sum(chunk.tokens for chunk in ready)))
+        loss = self._gradients(rows, ready, tokens)
         recipe = self.learner.recipe
         if recipe.clip:
             torch.nn.utils.clip_grad_norm_(self.learner.parameters().values(), recipe.clip)
@@ -113,17 +121,16 @@ class GeneratorTrial(Course[GeneratorState]):
             group["lr"] = group["highest"] * factor
         self.optimiser.step()
         self.state.step += 1
-        self._unread.append((self.state.step, sum(chunk.tokens for chunk in ready), loss))
+        self._unread.append((self.state.step, tokens, loss))
         if len(self._unread) >= _READ_EVERY:
             self._read_losses()
-        self.advance(len(rows))
 
-    def _gradients(self, rows: Rows, ready: list[Batch]) -> torch.Tensor:
+    def _gradients(self, rows: Rows, ready: list[Batch], tokens: int) -> torch.Tensor:
         if self.state.step_flops:
-            return self.learner.backward(self.train, rows, ready)
+            return self.learner.backward(self.train, rows, ready, tokens)
         with FlopCounterMode(display=False) as counter:
-            loss = self.learner.backward(self.train, rows, ready)
-        self.state.step_flops = counter.get_total_flops()
+            loss = self.learner.backward(self.train, rows, ready, tokens)
+        self.state.step_flops = sum(self.learner.world.gather(counter.get_total_flops()))
         return loss
 
     def _read_losses(self) -> None:
@@ -142,10 +149,12 @@ class GeneratorTrial(Course[GeneratorState]):
     def _save(self) -> None:
         self._read_losses()
         self.state.sparing = self.learner.sparing
-        super()._save()
+        if self.learner.world.leads:
+            super()._save()
 
     def _resume(self) -> bool:
         resumed = super()._resume()
+        self.learner.world.agree([self.key, self.state.epoch, self.state.step])
         if self.state.sparing:
             self.learner.spare()
         return resumed

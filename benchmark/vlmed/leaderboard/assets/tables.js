@@ -1,10 +1,11 @@
 // Sorting, searching and hiding controls in tables that stand whole in the page.
 
 const status = document.getElementById("status");
+const names = new Intl.Collator("en", { numeric: true }); // made once: localeCompare makes one for every pair
 
 function compare(a, b, numeric) {
   if (a === "" || b === "") return (a === "") - (b === ""); // what has no value stays last in both directions
-  return numeric ? Number(a) - Number(b) : a.localeCompare(b, "en", { numeric: true });
+  return numeric ? Number(a) - Number(b) : names.compare(a, b);
 }
 
 function sortRows(body, column, numeric, sign) {

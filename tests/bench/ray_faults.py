@@ -30,7 +30,7 @@ from vlmed.evaluate.units import RunFolder, plan
 from vlmed.models.load import load_model
 from vlmed.suite.load import load_suite
 
-UNITS = 8
+UNITS = 32
 TRAINED = {"epochs": 6, "patience": 6, "lr": [0.01], "batch_size": 8}
 ASKED = ["--tasks", "lesion", "--tracks", "lora", "--seeds", ",".join(map(str, range(UNITS)))]
 

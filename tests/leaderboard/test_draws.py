@@ -164,8 +164,8 @@ def test_a_new_submission_changes_only_what_it_must(world, tmp_path):
         "tasks/chest-1.html",
         "models/lab__x.html",  # its rank is one of two now
         "models/lab__z.html",
-        "badges/lab__x.chest-1.zero_shot-1.svg",
-        "badges/lab__z.chest-1.zero_shot-1.svg",
+        "badges/lab__x/chest-1.zero_shot-1.svg",
+        "badges/lab__z/chest-1.zero_shot-1.svg",
         "compare.html",
         "answers.html",
         "feed.atom",

@@ -103,7 +103,7 @@ def test_the_data_of_a_page_can_neither_close_nor_open_an_element(site: Path, na
 
 
 def test_feed_and_badges_are_well_formed_and_lead_nowhere_else(site: Path) -> None:
-    files = [site / "feed.atom", *(site / "badges").glob("*.svg")]
+    files = [site / "feed.atom", *(site / "badges").glob("*/*.svg")]
     assert len(files) == 3
     for file in files:
         elements = list(ElementTree.fromstring(file.read_bytes()).iter())

@@ -350,10 +350,12 @@ def test_the_feed_is_atom_with_an_entry_for_every_run_of_a_model(built, world):
 
 def test_badges_are_pictures_of_ranks(built):
     folder = built.page.parent / "badges"
-    badge = ElementTree.parse(folder / "lab__strong.chest-1.zero_shot-1.svg").getroot()
+    badge = ElementTree.parse(folder / "lab__strong/chest-1.zero_shot-1.svg").getroot()
     assert badge.attrib["aria-label"] == f"vlmed chest@1: rank 1 of 3 · {built.tables[0].models[0].value:.3f}"
-    assert len(list(folder.iterdir())) == sum(row.rank is not None for table in built.tables for row in table.models)
-    assert not any("minor" in path.name or "oracle" in path.name for path in folder.iterdir())
+    assert len(list(folder.glob("*/*.svg"))) == sum(
+        row.rank is not None for table in built.tables for row in table.models
+    )
+    assert not any("minor" in path.name or "oracle" in path.name for path in folder.rglob("*"))
 
 
 def test_no_submission_gives_a_page_that_says_so(world):

@@ -75,7 +75,7 @@ def served(site: Path) -> Iterator[str]:
         ("feed.atom", "application/atom+xml"),
         ("data/leaderboard.json", "application/json"),
         ("data/results.parquet", "application/vnd.apache.parquet"),
-        ("badges/lab__a.chest-1.zero_shot-1.svg", "image/svg+xml"),
+        ("badges/lab__a/chest-1.zero_shot-1.svg", "image/svg+xml"),
     ],
 )
 def test_every_kind_of_file_is_served_as_what_it_is(served: str, site: Path, name: str, kind: str) -> None:

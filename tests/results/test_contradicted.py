@@ -158,8 +158,8 @@ def test_the_pages_and_the_exports_do_not_look_clean(world: World) -> None:
     with (site / "data/results.csv").open(newline="", encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if line["model"] == "best"]
     assert {(line["rank_low"], line["verified"]) for line in lines} == {("", "0")}
-    assert list((site / "badges").glob("lab__good.*"))
-    assert not list((site / "badges").glob("lab__best.*"))
+    assert list((site / "badges").glob("lab__good/*"))
+    assert not list((site / "badges").glob("lab__best/*"))
 
 
 @pytest.mark.parametrize("text", [HOSTILE, "=HYPERLINK(0)", "'\"><svg onload=alert(1)>", "{{ 7*7 }}", "</bdi></td>"])

@@ -24,7 +24,8 @@ def badges(board: Board) -> Iterator[tuple[str, str]]:
 def model_badge_path(table: Table, row: Row) -> str:
     """Where the badge of a rank lies in the site."""
     what = f"{table.task.name}-{table.task.version}.{table.track.name}-{table.track.version}"
-    return f"badges/{row.entry.org}__{row.entry.model}.{what}.svg"
+    # A folder for each model: file systems slow down on many thousand files in one.
+    return f"badges/{row.entry.org}__{row.entry.model}/{what}.svg"
 
 
 def badge(table: Table, row: Row) -> str:

@@ -147,8 +147,8 @@ def standard_error(drawn: Values, groups: int) -> float:
 def student(freedom: float | Values) -> Values:
     """The two-sided 95 % quantile of Student's t: exact at 1 and 2, within 0.8 % at 3 and 0.2 % from 5 upwards.
 
-    By its expansion in 1 / freedom (Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.5), but below 3,
-    where its logarithm is taken as straight between the whole numbers: that errs upwards.
+    By its expansion in 1 / freedom (Abramowitz and Stegun, Handbook of Mathematical Functions, 1964, 26.7.5). Below 3
+    the logarithm is taken as straight between whole numbers, which errs upwards.
 
     Args:
         freedom: >= 1; need not be whole.

@@ -7,7 +7,7 @@ import pytest
 
 from submission_factory import World
 from vlmed.leaderboard.aggregate import comparable, gain_bounds, standings
-from vlmed.leaderboard.rank import rank_tables
+from vlmed.leaderboard.rank import current_rows, rank_tables
 from vlmed.leaderboard.read import read_submissions
 
 TASKS = ("chest", "organ", "waiting")
@@ -17,7 +17,7 @@ TRACK = "zero_shot@1"
 def standing(world, entries=None):
     if entries is None:
         entries = read_submissions(world.submissions, world.suite, world.manifests, intervals=False).entries
-    tables = comparable(world.suite, rank_tables(world.suite, entries, world.manifests))
+    tables = comparable(world.suite, rank_tables(world.suite, current_rows(world.suite, entries), world.manifests))
     return {one.name[1]: one for one in standings(tables.get(TRACK, []))}
 
 
@@ -42,12 +42,12 @@ def entries(world):
 
 
 def test_only_ranked_medical_tasks_count(world, entries):
-    tables = comparable(world.suite, rank_tables(world.suite, entries, world.manifests))
+    tables = comparable(world.suite, rank_tables(world.suite, current_rows(world.suite, entries), world.manifests))
     assert {track: [table.task.name for table in found] for track, found in tables.items()} == {TRACK: list(TASKS)}
 
 
 def test_a_model_that_ran_everything_has_the_mean_of_its_rank_intervals(world, entries):
-    tables = rank_tables(world.suite, entries, world.manifests)
+    tables = rank_tables(world.suite, current_rows(world.suite, entries), world.manifests)
     ranks = {
         name: np.mean([row.rank for table in tables for row in table.models if row.rank and row.entry.model == name], 0)
         for name in "bcd"

@@ -8,6 +8,7 @@ import yaml
 
 import submission_factory
 from submission_factory import World
+from vlmed.leaderboard import answers
 from vlmed.leaderboard.answers import advice, cost_charts, curve_charts
 from vlmed.leaderboard.board import board
 from vlmed.leaderboard.build import build
@@ -128,3 +129,21 @@ def test_charts_lie_inside_their_axes_and_join_what_belongs_together(found):
     assert len(costs) == 2
     for chart in (curve, *costs):
         assert all(50 <= point.x <= 500 and 14 <= point.y <= 230 for point in chart.points)
+
+
+def test_charts_of_many_results_keep_the_best_and_what_nothing_cheaper_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr(answers, "_POINTS", 2)
+    world = World(tmp_path)
+    for name, ability in (("a", 2.0), ("b", 1.8), ("c", 1.6), ("d", 0.4)):
+        world.add(name, ability, tracks=("linear_probe",) if name != "d" else ("zero_shot", "linear_probe"))
+    read = read_submissions(world.submissions, world.suite, world.manifests, intervals=False)
+    shown = board(world.suite, read, world.manifests)
+    chart = next(cost_charts(shown))
+    costs = [(point.name.split(",")[0], point.values[0]) for point in chart.points]
+    scores = {row.entry.model: row.value for table in shown.tables for row in table.models}
+    best = sorted(scores, key=scores.get)[-2:]
+    assert {name for name, cost in costs if cost != "0"} == set(best)
+    assert [name for name, cost in costs if cost == "0"] == ["d"]
+    assert (len(chart.points), chart.left_out) == (3, 2)
+    text = " ".join(answers.answers_page(shown).split())
+    assert "3 results: the best, and those that nothing cheaper beats. 2 more stand in" in text

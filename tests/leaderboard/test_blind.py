@@ -4,7 +4,7 @@ import pytest
 
 from submission_factory import LORA, World
 from vlmed.leaderboard.blind import control_kind, share_of_way
-from vlmed.leaderboard.rank import rank_tables
+from vlmed.leaderboard.rank import current_rows, rank_tables
 from vlmed.leaderboard.read import read_submissions
 
 LARGE = LORA | {"revision": "c" * 40}
@@ -18,7 +18,7 @@ def world(tmp_path):
 def tables(world):
     found = read_submissions(world.submissions, world.suite, world.manifests, intervals=False)
     assert found.refused == []
-    return rank_tables(world.suite, found.entries, world.manifests)
+    return rank_tables(world.suite, current_rows(world.suite, found.entries), world.manifests)
 
 
 def gains(world):

@@ -4,7 +4,7 @@ import pytest
 
 from forgery import edit, rewrite
 from submission_factory import OPEN, World
-from vlmed.leaderboard.rank import rank_tables
+from vlmed.leaderboard.rank import current_rows, rank_tables
 from vlmed.leaderboard.read import read_submissions
 from vlmed.results.predictions import read_predictions
 from vlmed.results.score import score
@@ -14,13 +14,16 @@ from vlmed.suite.manifest import read_manifest
 def ranked(world):
     found = read_submissions(world.submissions, world.suite, world.manifests, intervals=False)
     assert found.refused == []
-    return {(t.task.name, t.track.name): t for t in rank_tables(world.suite, found.entries, world.manifests)}
+    return {
+        (t.task.name, t.track.name): t
+        for t in rank_tables(world.suite, current_rows(world.suite, found.entries), world.manifests)
+    }
 
 
 @pytest.fixture(scope="module")
 def tables(full):
     entries = read_submissions(full.submissions, full.suite, full.manifests, intervals=False).entries
-    return {t.task.name: t for t in rank_tables(full.suite, entries, full.manifests)}
+    return {t.task.name: t for t in rank_tables(full.suite, current_rows(full.suite, entries), full.manifests)}
 
 
 def test_tables_stand_in_the_suites_order(tables):

@@ -4,12 +4,13 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from vlmed.errors import UsageError, VlmedError
-from vlmed.leaderboard.site import check_replaceable, write_site
+from vlmed.leaderboard.site import check_replaceable, write_site, written_files
 
 PAGES = {"index.html": "<p>one</p>", "data/a.json": "{}"}
 
@@ -138,3 +139,23 @@ def test_a_killed_build_leaves_the_old_site_whole(tmp_path):
     assert content(tmp_path / "site") == before
     write_site(tmp_path / "site", [("index.html", "three")])
     assert (tmp_path / "site" / "index.html").read_text() == "three"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_other_processes_write_their_part(tmp_path, jobs):
+    makers = [partial(list, [(f"models/{number}.html", f"page {number}")]) for number in range(5)]
+    write_site(tmp_path / "site", PAGES.items(), makers, jobs)
+    files = content(tmp_path / "site")
+    assert {name: files[f"models/{name}.html"].decode() for name in "01234"} == {
+        name: f"page {name}" for name in "01234"
+    }
+    assert sorted(written_files(tmp_path / "site")) == sorted(set(files) - {"site.json"})
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_fails_in_another_process_leaves_the_old_site_and_no_rest(tmp_path, jobs):
+    write_site(tmp_path / "site", PAGES.items())
+    before = content(tmp_path)
+    with pytest.raises(VlmedError, match="No such file"):
+        write_site(tmp_path / "site", PAGES.items(), [partial(list, [("x", tmp_path / "absent")])], jobs)
+    assert content(tmp_path) == before

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from submission_factory import LORA, World, add_audit
 from vlmed.cli import app
 from vlmed.leaderboard.build import build
-from vlmed.leaderboard.rank import Row, rank_tables
+from vlmed.leaderboard.rank import Row, current_rows, rank_tables
 from vlmed.leaderboard.read import read_submissions
 from vlmed.results.plausible import flags_of
 
@@ -34,7 +34,7 @@ def world(tmp_path: Path) -> World:
 
 def rows(world: World) -> dict[str, Row]:
     read = read_submissions(world.submissions, world.suite, world.manifests, False)
-    (table,) = rank_tables(world.suite, read.entries, world.manifests)
+    (table,) = rank_tables(world.suite, current_rows(world.suite, read.entries), world.manifests)
     return {row.entry.model: row for row in table.models}
 
 
@@ -134,7 +134,7 @@ def test_only_what_was_contradicted_loses_its_rank(world: World) -> None:
     record["units"][1] |= {"differing": 0, "verdict": "confirmed"}
     file.write_text(json.dumps(record))
     read = read_submissions(world.submissions, world.suite, world.manifests, False)
-    tables = rank_tables(world.suite, read.entries, world.manifests)
+    tables = rank_tables(world.suite, current_rows(world.suite, read.entries), world.manifests)
     found = {table.task.name: row for table in tables for row in table.models if row.entry.model == "two"}
     assert (found["chest"].rank, found["chest"].note) == (None, NOTE)
     assert (found["organ"].rank, found["organ"].note) == ((1, 1), "")

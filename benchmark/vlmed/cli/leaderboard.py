@@ -183,7 +183,7 @@ def _terminal_table(ranked: Table) -> Any:
 
 
 def _cells(table: Table, row: Row) -> list[str]:
-    from vlmed.leaderboard.html import span
+    from vlmed.leaderboard.texts import span
 
     model = row.entry.result["model"]
     rank = span(row.rank) if row.rank else "control" if row.entry.control else "–"

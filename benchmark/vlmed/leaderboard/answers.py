@@ -11,14 +11,16 @@ from vlmed.leaderboard.blind import direction
 from vlmed.leaderboard.board import Board, Model
 from vlmed.leaderboard.chart import Axis, LogAxis
 from vlmed.leaderboard.gaps import OFF_THE_SHELF, gap_maps
-from vlmed.leaderboard.html import data_block, render, task_page
+from vlmed.leaderboard.html import data_block, render
 from vlmed.leaderboard.overview import by_task, training_cost
 from vlmed.leaderboard.rank import Row, Table, ranked_part
 from vlmed.leaderboard.reported import paper_tables, reported
+from vlmed.leaderboard.texts import task_page
 from vlmed.metrics.table import METRICS
 from vlmed.suite.types import Task, Track
 
 _DRAWN = 8  # lines or labels that one chart can hold and still be read
+_POINTS = 100  # results that a chart or a table of all models shows; the data for programs hold the others
 _ADVICE = 10  # models of a task, track and share of the data among which a reader may choose
 # What a reader's machine must do: nothing, one pass over the images, or training; by the method of a track.
 _EFFORT = {**dict.fromkeys(OFF_THE_SHELF, 0), "linear_probe": 1, "lora": 2, "partial": 2, "projector": 2, "full": 3}
@@ -42,6 +44,7 @@ class Chart:
 
     Attributes:
         lines: Series of points that a line joins; empty for a scatter.
+        left_out: How many results it does not show.
     """
 
     title: str
@@ -50,6 +53,7 @@ class Chart:
     y: Axis
     points: Sequence[Point]
     lines: Sequence[Sequence[Point]] = ()
+    left_out: int = 0
 
 
 def answers_page(board: Board) -> str:
@@ -74,10 +78,27 @@ def cost_charts(board: Board) -> Iterator[Chart]:
     """For each ranked task with a tuned model: score against training cost; what was not tuned stands at the left."""
     for task, tables in by_task(board.tables):
         rows = [(table, row) for table in tables for row in table.models if row.value is not None]
-        if any(training_cost(row) for _, row in rows) and task.ranked:
-            x = LogAxis.over([training_cost(row) for _, row in rows], 50, 500)
-            y = Axis.over([row.value for _, row in rows if row.value is not None], 230, 14)
-            yield Chart(_title(task), _metric(task), x, y, [_cost_point(table, row, x, y) for table, row in rows])
+        if task.ranked and any(training_cost(row) for _, row in rows):
+            yield _cost_chart(task, _worth_drawing(task, rows), len(rows))
+
+
+def _cost_chart(task: Task, rows: Sequence[tuple[Table, Row]], known: int) -> Chart:
+    x = LogAxis.over([training_cost(row) for _, row in rows], 50, 500)
+    y = Axis.over([row.value for _, row in rows if row.value is not None], 230, 14)
+    points = [_cost_point(table, row, x, y) for table, row in rows]
+    return Chart(_title(task), _metric(task), x, y, points, left_out=known - len(points))
+
+
+def _worth_drawing(task: Task, rows: Sequence[tuple[Table, Row]]) -> list[tuple[Table, Row]]:
+    """The best results, and those that nothing cheaper beats; in their order."""
+    sign = direction(task.main_metric)
+    ranked = sorted(range(len(rows)), key=lambda at: -sign * (rows[at][1].value or 0.0))
+    cheapest, front = math.inf, []
+    for at in ranked:
+        if (cost := training_cost(rows[at][1])) < cheapest:
+            cheapest = cost
+            front.append(at)
+    return [rows[at] for at in sorted({*ranked[:_POINTS], *front})]
 
 
 def _cost_point(table: Table, row: Row, x: LogAxis, y: Axis) -> Point:
@@ -123,17 +144,20 @@ def _curve_chart(task: Task, track: Track, curves: Sequence[tuple[Model, Sequenc
 
 
 def _stability(board: Board) -> Iterator[dict[str, Any]]:
-    """Every row with several seeds, the least stable first, for each task and track."""
+    """Rows with several seeds, the least stable first, for each task and track."""
     for table in board.tables:
         metric = table.task.main_metric
         rows = [row for row in table.models if row.spread(metric, table.part) is not None]
         if rows:
-            values = {id(row): [one for one in row.seed_values(metric, table.part) if one is not None] for row in rows}
             rows.sort(key=lambda row: (-(row.spread(metric, table.part) or 0.0), row.entry.path))
+            shown = rows[:_POINTS]
+            values = [[one for one in row.seed_values(metric, table.part) if one is not None] for row in shown]
+            spreads = [row.spread(metric, table.part) for row in shown]
             yield {
                 "table": table,
-                "axis": Axis.over([one for found in values.values() for one in found]),
-                "rows": [(row, row.spread(metric, table.part), values[id(row)]) for row in rows],
+                "axis": Axis.over([one for found in values for one in found]),
+                "rows": list(zip(shown, spreads, values, strict=True)),
+                "left_out": len(rows) - len(shown),
             }
 
 

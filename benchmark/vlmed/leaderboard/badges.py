@@ -7,18 +7,16 @@ from collections.abc import Iterator
 from markupsafe import escape
 
 from vlmed.leaderboard.board import Board
-from vlmed.leaderboard.html import span
 from vlmed.leaderboard.rank import Row, Table
+from vlmed.leaderboard.texts import span
 
 _WIDTH = 6.6  # of a letter, in pixels
 
 
 def badges(board: Board) -> Iterator[tuple[str, str]]:
-    """Path -> SVG, for every rank."""
-    for table in board.tables:
-        for row in table.models:
-            if row.rank:
-                yield model_badge_path(table, row), badge(table, row)
+    """Path -> SVG, for every rank of the board's models."""
+    for model in board.models.values():
+        yield from ((model_badge_path(table, row), badge(table, row)) for table, row in model.rows if row.rank)
 
 
 def model_badge_path(table: Table, row: Row) -> str:

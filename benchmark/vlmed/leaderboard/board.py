@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal
 
@@ -13,9 +14,9 @@ from vlmed.errors import UsageError
 from vlmed.hashing import digest
 from vlmed.leaderboard.aggregate import Standing, comparable, standings
 from vlmed.leaderboard.contamination import Card, FindCard, no_cards
-from vlmed.leaderboard.html import model_page
-from vlmed.leaderboard.rank import Row, Table, current_rows, rank_tables, score_row
+from vlmed.leaderboard.rank import Place, Row, Table, current_rows, rank_tables
 from vlmed.leaderboard.read import Entry, Submissions
+from vlmed.leaderboard.texts import model_page
 from vlmed.suite.manifest import FOLDER, read_manifest
 from vlmed.suite.types import Suite, Task, Track
 
@@ -53,11 +54,13 @@ class Board:
     """The whole leaderboard.
 
     Attributes:
+        current: Every row that no later run of its model replaces.
         models: Without controls, by organisation and name.
     """
 
     suite: Suite
     submissions: Submissions
+    current: Mapping[Place, Row]
     tables: Sequence[Table]
     models: Mapping[Name, Model]
     manifests: Path = FOLDER
@@ -96,7 +99,8 @@ def board(
     jobs: int = 1,
 ) -> Board:
     """Rank all accepted runs, as `rank_tables` does, and gather what stands of each model."""
-    tables = rank_tables(suite, submissions.entries, manifests, find_card, kept, jobs)
+    current = current_rows(suite, submissions.entries)
+    tables = rank_tables(suite, current, manifests, find_card, kept, jobs)
     models: dict[Name, Model] = {}
     for entry in submissions.entries:
         if not entry.control:
@@ -104,9 +108,9 @@ def board(
     for table in tables:
         for row in table.models:
             models[row.entry.org, row.entry.model].rows.append((table, row))
-    for name, curves in _fractions(suite, submissions.entries).items():
+    for name, curves in _fractions(current).items():
         models[name].fractions = curves
-    return Board(suite, submissions, tables, dict(sorted(models.items())), manifests)
+    return Board(suite, submissions, current, tables, dict(sorted(models.items())), manifests)
 
 
 def _model(entry: Entry, find_card: FindCard) -> Model:
@@ -123,10 +127,9 @@ def _card(ref: str, find_card: FindCard) -> Card | None:
         return None  # validation takes any text for a reference, and what is none leads to no card
 
 
-def _fractions(suite: Suite, entries: Sequence[Entry]) -> dict[Name, dict[tuple[str, str], list[Row]]]:
+def _fractions(current: Mapping[Place, Row]) -> dict[Name, dict[tuple[str, str], list[Row]]]:
     found: dict[Name, dict[tuple[str, str], list[Row]]] = defaultdict(lambda: defaultdict(list))
-    for (org, model, task, track, _), row in sorted(current_rows(entries).items(), key=lambda item: item[0]):
+    for (org, model, task, track, _), row in sorted(current.items(), key=itemgetter(0)):
         if not row.entry.control:
-            score_row(row, suite.tasks[task])
             found[org, model][task, track].append(row)
     return {name: dict(curves) for name, curves in found.items()}

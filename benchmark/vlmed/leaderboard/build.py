@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,16 +23,16 @@ from vlmed.leaderboard.html import render
 from vlmed.leaderboard.models import model_pages
 from vlmed.leaderboard.overview import by_task, overview_pages
 from vlmed.leaderboard.rank import Table
-from vlmed.leaderboard.read import Submissions, read_submissions
-from vlmed.leaderboard.site import Content, check_replaceable, write_site
+from vlmed.leaderboard.read import Entry, Submissions, read_submissions
+from vlmed.leaderboard.site import Content, Contents, check_replaceable, write_site
 from vlmed.leaderboard.tasks import task_pages
-from vlmed.leaderboard.together import Maker, made_together, unswept
+from vlmed.leaderboard.together import Maker, unswept
 from vlmed.results.unit_check import Choice
 from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
 
 DRAWN = "draws"  # folder of draws among what is kept
-_AT_ONCE = 20  # models whose pages one process makes in turn
+_AT_ONCE = 20  # models whose files one process makes in turn
 
 
 @dataclass(frozen=True)
@@ -91,38 +90,34 @@ def build(
     with unswept():
         read = read_submissions(submissions, suite, manifests, intervals, kept, jobs)
         found = board(suite, read, manifests, find_card, kept and kept / DRAWN, jobs)
-        with closing(site_files(found, find_card, jobs)) as files:
-            write_site(out, files)
+        write_site(out, data_files(found, find_card), site_makers(found), jobs)
     return Leaderboard(found, out / "index.html")
 
 
-def site_files(
-    found: Board, find_card: FindCard = no_cards, jobs: int = 1
-) -> Generator[tuple[str, Content], None, None]:
-    """Path in the site -> content; pages come last, since other processes make them while the rest is written."""
-    with made_together(list(_makers(found)), jobs) as pages:
-        yield from badges(found)
-        yield "feed.atom", feed(found)
-        yield "data/leaderboard.json", _lines_of_json(leaderboard_json(found)) + "\n"
-        rows = result_rows(found, find_card)
-        yield "data/results.csv", results_csv(rows)
-        yield "data/results.parquet", results_parquet(rows)
-        yield from croissants(found)
-        yield from _evidence(found.submissions)
-        yield from pages
+def data_files(found: Board, find_card: FindCard = no_cards) -> Iterator[tuple[str, Content]]:
+    """Path in the site -> content of what is for programs; Arrow writes some of it, so that no forked process may."""
+    yield "feed.atom", feed(found)
+    yield "data/leaderboard.json", _lines_of_json(leaderboard_json(found)) + "\n"
+    rows = result_rows(found, find_card)
+    yield "data/results.csv", results_csv(rows)
+    yield "data/results.parquet", results_parquet(rows)
+    yield from croissants(found)
 
 
-def _makers(found: Board) -> Iterator[Maker]:
-    """Pages made from templates, a few by each maker."""
-    yield partial(overview_pages, found)
-    for _, tables in by_task(found.tables):
-        yield partial(task_pages, replace(found, tables=tables))
-    names = list(found.models)
-    for start in range(0, len(names), _AT_ONCE):
-        part = {name: found.models[name] for name in names[start : start + _AT_ONCE]}
-        yield partial(model_pages, replace(found, models=part))
-    yield lambda: [("compare.html", compare_page(found)), ("answers.html", answers_page(found))]
-    yield lambda: [("about.html", render("about.html", "", board=found, here="About", draws=f"{DRAWS:,}"))]
+def site_makers(found: Board) -> list[Maker[Contents]]:
+    """Makers of everything else, a few files by each; what takes longest comes first."""
+    names, entries = list(found.models), found.submissions.entries
+    parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
+    of_models = [replace(found, models={name: found.models[name] for name in part}) for part in parts]
+    return [
+        lambda: [("compare.html", compare_page(found)), ("answers.html", answers_page(found))],
+        partial(overview_pages, found),
+        *(partial(task_pages, replace(found, tables=tables)) for _, tables in by_task(found.tables)),
+        *(partial(model_pages, part) for part in of_models),
+        *(partial(badges, part) for part in of_models),
+        *(partial(_evidence, entries[start : start + _AT_ONCE]) for start in range(0, len(entries), _AT_ONCE)),
+        lambda: [("about.html", render("about.html", "", board=found, here="About", draws=f"{DRAWS:,}"))],
+    ]
 
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode
@@ -138,8 +133,8 @@ def _lines_of_json(value: Any, depth: int = 4) -> str:
     return "{\n" + ",\n".join(members) + "\n}"
 
 
-def _evidence(submissions: Submissions) -> Iterator[tuple[str, Path]]:
+def _evidence(entries: Sequence[Entry]) -> Iterator[tuple[str, Path]]:
     """Path in the site -> file among the submissions that is copied there."""
-    for entry in submissions.entries:
+    for entry in entries:
         for file in entry.files():
             yield f"runs/{entry.path}/{file}", entry.folder / file

@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 from vlmed.leaderboard.blind import Gain
 from vlmed.leaderboard.chart import Axis
 from vlmed.leaderboard.rank import Row, Table
+from vlmed.leaderboard.texts import decimal, plain, signed
 from vlmed.leakage.contamination import Verdict
 from vlmed.metrics.table import Metric
 
@@ -32,29 +33,6 @@ class View(Protocol):
     def further(self) -> Sequence[Metric]:
         """The task's metrics beside the main one."""
         ...
-
-
-def decimal(value: float | None) -> str:
-    """A number with three decimals.
-
-    >>> decimal(0.5), decimal(None)
-    ('0.500', '–')
-    """
-    return "–" if value is None else f"{value:.3f}"
-
-
-def plain(value: float | None) -> str:
-    """A number as programs read it; empty for None."""
-    return "" if value is None else repr(value)
-
-
-def signed(value: float) -> str:
-    """A difference with three decimals.
-
-    >>> signed(-0.5)
-    '−0.500'
-    """
-    return f"{value:+.3f}".replace("-", "−")
 
 
 def number_cells(view: View, row: Row) -> Markup:

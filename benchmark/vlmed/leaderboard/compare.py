@@ -9,8 +9,9 @@ import numpy as np
 from vlmed.leaderboard.blind import direction
 from vlmed.leaderboard.board import Board, Name
 from vlmed.leaderboard.contest import PAIRS
-from vlmed.leaderboard.html import data_block, render, task_page
+from vlmed.leaderboard.html import data_block, render
 from vlmed.leaderboard.rank import Table
+from vlmed.leaderboard.texts import task_page
 from vlmed.metrics.table import METRICS
 
 _SCALE = 10_000  # reaches are published as whole numbers

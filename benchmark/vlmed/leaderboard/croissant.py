@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from vlmed.leaderboard.board import Board
-from vlmed.leaderboard.html import croissant_file
 from vlmed.leaderboard.overview import by_task
+from vlmed.leaderboard.texts import croissant_file
 from vlmed.suite.manifest import manifest_path
 from vlmed.suite.types import Task
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from vlmed.leaderboard.board import Board
 from vlmed.leaderboard.contamination import FindCard, contamination, no_cards
-from vlmed.leaderboard.rank import Row, Table, current_rows
+from vlmed.leaderboard.rank import Row, Table
 from vlmed.leaderboard.read import Entry
 
 # Column -> its type in Parquet. A line is one metric of one unit on one set of samples.
@@ -55,14 +55,7 @@ def leaderboard_json(board: Board) -> dict[str, Any]:
 
 def result_rows(board: Board, find_card: FindCard = no_cards) -> list[tuple[Any, ...]]:
     """A tuple of `COLUMNS` per unit, set of samples and metric, of all accepted runs; `current` marks the last ones."""
-    standing = {
-        (place, id(unit)): row for place, row in current_rows(board.submissions.entries).items() for unit in row.units
-    }
-    ranked = {
-        (row.entry.org, row.entry.model, table.task.id, table.track.id): row
-        for table in board.tables
-        for row in table.rows
-    }
+    standing = {id(unit): row for row in board.current.values() for unit in row.units}
     lines: list[tuple[Any, ...]] = []
     for entry in board.submissions.entries:
         seen = {
@@ -70,13 +63,11 @@ def result_rows(board: Board, find_card: FindCard = no_cards) -> list[tuple[Any,
             for name in {board.suite.tasks[unit["task"]].dataset.name for unit in entry.result["units"]}
         }
         for unit in entry.result["units"]:
-            place = entry.org, entry.model, unit["task"], unit["track"]
-            current = ((*place, unit["fraction"]), id(unit)) in standing
-            row = ranked.get(place) if current and unit["fraction"] == 1 else None
+            row = standing.get(id(unit))
             task = board.suite.tasks[unit["task"]]
             verdict = seen[task.dataset.name]
             known = [verdict, int(not task.pending), int(unit["unit"] in entry.verified)]
-            lines.extend(_lines(board, entry, unit, current, known, row))
+            lines.extend(_lines(board, entry, unit, known, row))
     return lines
 
 
@@ -110,12 +101,12 @@ def _status(entry: Entry, dataset: str, find_card: FindCard) -> str:
 
 
 def _lines(
-    board: Board, entry: Entry, unit: Mapping[str, Any], current: bool, known: Sequence[Any], row: Row | None
+    board: Board, entry: Entry, unit: Mapping[str, Any], known: Sequence[Any], row: Row | None
 ) -> Iterator[tuple[Any, ...]]:
     model, scores = entry.result["model"], unit["scores"]
     adapter = model["adapter"] or {"ref": "", "revision": ""}
     who = (board.suite.version, unit["task"], unit["track"], entry.org, entry.model, entry.run)
-    what = (int(current), int(entry.control), unit["seed"], float(unit["fraction"]))
+    what = (int(row is not None), int(entry.control), unit["seed"], float(unit["fraction"]))
     below = " ".join(f"{one['ref']}@{one['revision']}" for one in model.get("adapters_below", ()))
     weights = (model["revision"], adapter["ref"], adapter["revision"], below, *known)
     standing = (*_subgroup(scores), *_standing(row), float(unit["cost"]["training"]))

@@ -6,8 +6,8 @@ import re
 from xml.sax.saxutils import escape, quoteattr
 
 from vlmed.leaderboard.board import Board
-from vlmed.leaderboard.html import model_page
 from vlmed.leaderboard.read import Entry, natural_key
+from vlmed.leaderboard.texts import model_page
 
 _LATEST = 100
 _DATE = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")

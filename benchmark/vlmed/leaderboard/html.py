@@ -13,9 +13,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vlmed.leaderboard.cells import contamination_cell, decimal, gain_cell, number_cells, whisker
+from vlmed.leaderboard.rows import ranked_row
+from vlmed.leaderboard.texts import croissant_file, decimal, model_page, quantity, task_page
 from vlmed.metrics.table import METRICS, Metric
-from vlmed.suite.types import Task
 
 _ESCAPES = {ord("<"): "\\u003c", ord(">"): "\\u003e", ord("&"): "\\u0026", 0x2028: "\\u2028", 0x2029: "\\u2029"}
 
@@ -70,17 +70,12 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "metric_of": _metric,
-        "number_cells": number_cells,
-        "whisker": whisker,
-        "gain_cell": gain_cell,
-        "contamination_cell": contamination_cell,
+        "ranked_row": ranked_row,
     }
     environment.filters |= {
         "decimal": decimal,
         "tick": lambda value: f"{value:g}",
         "quantity": quantity,
-        "rank": span,
-        "revision": short_revision,
         "task_page": task_page,
         "croissant_file": croissant_file,
         "model_page": lambda entry: model_page(entry.org, entry.model),
@@ -90,51 +85,3 @@ def _environment() -> Environment:
 
 def _metric(name: str) -> Metric:
     return METRICS[name]
-
-
-def task_page(task: Task) -> str:
-    """Where a task's page lies in the site."""
-    return f"tasks/{task.name}-{task.version}.html"
-
-
-def croissant_file(task: Task) -> str:
-    """Where a task's metadata lie in the site."""
-    return f"data/croissant/{task.name}-{task.version}.json"
-
-
-def model_page(org: str, model: str) -> str:
-    """Where a model's page lies in the site."""
-    return f"models/{org}__{model}.html"
-
-
-def span(rank: tuple[int, int]) -> str:
-    """A rank interval for readers.
-
-    >>> span((2, 2)), span((2, 4))
-    ('2', '2–4')
-    """
-    low, high = rank
-    return str(low) if low == high else f"{low}–{high}"
-
-
-def quantity(count: float) -> str:
-    """A count with three digits or so.
-
-    >>> quantity(950), quantity(151_277_313), quantity(2.5e15)
-    ('950', '151\xa0M', '2.5e+15')
-    """
-    if count >= 1e12:
-        return f"{count:.2g}"
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g}\u00a0{letter}"
-    return f"{count:g}"
-
-
-def short_revision(revision: str) -> str:
-    """The first digits of a commit or content hash.
-
-    >>> short_revision("sha256:" + "0a" * 32), short_revision("builtin")
-    ('0a0a0a0a', 'builtin')
-    """
-    return revision.removeprefix("sha256:")[:8]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from markupsafe import Markup
+
 from vlmed.leaderboard.audited import audits_of
 from vlmed.leaderboard.badges import model_badge_path
 from vlmed.leaderboard.board import Board, Model
@@ -12,7 +14,9 @@ from vlmed.leaderboard.chart import Axis
 from vlmed.leaderboard.html import render
 from vlmed.leaderboard.outcomes import pictures
 from vlmed.leaderboard.overview import training_cost
-from vlmed.leaderboard.rank import ranked_part
+from vlmed.leaderboard.rows import result_row, share_row
+
+_AXIS = Axis.over([0.0, 1.0])
 
 
 def model_pages(board: Board) -> Iterator[tuple[str, str]]:
@@ -27,9 +31,9 @@ def model_pages(board: Board) -> Iterator[tuple[str, str]]:
                 board=board,
                 here="",
                 model=model,
-                unit_axis=Axis.over([0.0, 1.0]),
-                costs=[training_cost(row) for _, row in model.rows],
-                lines=list(_lines(board, model)),
+                unit_axis=_AXIS,
+                results=[result_row(_AXIS, table, row, training_cost(row)) for table, row in model.rows],
+                shares=list(_shares(board, model)),
                 subgroups=list(_subgroups(model)),
                 pictures=list(pictures(model)),
                 audits=audits_of(entries.values()),
@@ -38,21 +42,10 @@ def model_pages(board: Board) -> Iterator[tuple[str, str]]:
         )
 
 
-def _lines(board: Board, model: Model) -> Iterator[dict[str, Any]]:
-    """Every task, track and share of the training split with its seeds."""
-    for (task_id, track_id), rows in model.fractions.items():
-        task = board.suite.tasks[task_id]
-        part = ranked_part(task)
-        for row in rows:
-            values = row.seed_values(task.main_metric, part)
-            yield {
-                "task": task,
-                "track": board.suite.tracks[track_id],
-                "row": row,
-                "spread": row.spread(task.main_metric, part),
-                "seeds": [(unit["seed"], value) for unit, value in zip(row.units, values, strict=True)],
-                "ece": row.metric("ece", part) if "ece" in task.metrics else None,
-            }
+def _shares(board: Board, model: Model) -> Iterator[Markup]:
+    """A row of every task, track and share of the training split."""
+    for (task, track), rows in model.fractions.items():
+        yield from (share_row(board.suite.tasks[task], board.suite.tracks[track], row) for row in rows)
 
 
 def _subgroups(model: Model) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from vlmed.leaderboard.board import Model
 from vlmed.leaderboard.chart import Axis
@@ -52,11 +52,6 @@ class Line(NamedTuple):
     cells: Sequence[Cell]
 
     @property
-    def html(self) -> Markup:
-        """The cells as elements: a template would take most of a page's time for them."""
-        return Markup("".join(map(_element, self.cells)))
-
-    @property
     def taken_for(self) -> list[Cell]:
         """The other classes that it is most often taken for, at most three."""
         wrong = [cell for cell in self.cells if cell.samples and cell.name != self.name]
@@ -86,6 +81,11 @@ class Picture:
     row: Row
     lines: Sequence[Line]
     bins: Sequence[Bin]
+
+    @property
+    def matrix(self) -> Markup:
+        """The lines as rows of a table: a template would take most of a page's time for them."""
+        return Markup("".join(map(_counts_row if self.whole else _shares_row, self.lines)))
 
     @property
     def dots(self) -> Markup:
@@ -137,10 +137,29 @@ def _line(index: int, names: Sequence[str], counts: Sequence[int], taken: int) -
     return Line(names[index], total, _share(hits, total), _share(hits, taken), cells)
 
 
+def _counts_row(line: Line) -> str:
+    cells = "".join(map(_element, line.cells))
+    return f'<tr><th scope="row">{escape(line.name)}</th>{cells}<td class="number">{line.samples}</td></tr>\n'
+
+
+def _shares_row(line: Line) -> str:
+    taken = [
+        f'<span class="seed">{escape(cell.name)} <small>{_percent(cell.share)}</small></span> '
+        for cell in line.taken_for
+    ]
+    numbers = (line.samples, _percent(line.right), _percent(line.precision))
+    cells = "".join(f'<td class="number">{number}</td>' for number in numbers)
+    return f'<tr><th scope="row">{escape(line.name)}</th>{cells}<td>{"".join(taken)}</td></tr>\n'
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.0f}&nbsp;%"
+
+
 def _element(cell: Cell) -> str:
     if not cell.samples or cell.share is None:
         return '<td class="none">0</td>'
-    return f'<td class="{cell.shade}">{cell.samples}<small>{100 * cell.share:.0f}&nbsp;%</small></td>'
+    return f'<td class="{cell.shade}">{cell.samples}<small>{_percent(cell.share)}</small></td>'
 
 
 def _share(count: int, total: int) -> float | None:

@@ -10,8 +10,9 @@ from typing import Any
 
 from vlmed.leaderboard.aggregate import gain_bounds
 from vlmed.leaderboard.board import Board, Model
-from vlmed.leaderboard.html import data_block, render, task_page
+from vlmed.leaderboard.html import data_block, render
 from vlmed.leaderboard.rank import Row, Table
+from vlmed.leaderboard.texts import task_page
 from vlmed.metrics.table import METRICS
 from vlmed.suite.types import Kind, Task, Track
 

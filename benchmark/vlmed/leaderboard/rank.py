@@ -25,6 +25,7 @@ from vlmed.suite.types import Suite, Task, Track
 
 Part = Literal["all", "clean"]
 Unit = Mapping[str, Any]
+Place = tuple[str, str, str, str, float]  # organisation, model, task, track, share of the training split
 
 
 @dataclass
@@ -153,7 +154,7 @@ class Table:
 
 def rank_tables(
     suite: Suite,
-    entries: Iterable[Entry],
+    current: Mapping[Place, Row],
     manifests: Path = FOLDER,
     find_card: FindCard = no_cards,
     kept: Path | None = None,
@@ -161,18 +162,17 @@ def rank_tables(
 ) -> list[Table]:
     """Every table that has a row, in the suite's order.
 
-    Only units on the whole training split stand in a table. Of a model's runs the last one in natural order counts.
-
     Args:
+        current: As of `current_rows`; only rows of the whole training split stand in a table.
         kept: Folder in which what follows from prediction files is looked up and kept.
         jobs: Number of processes.
     """
     rows: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for (_, _, task, track, fraction), row in current_rows(entries).items():
+    for (_, _, task, track, fraction), row in current.items():
         if fraction == 1:
             rows[task, track].append(row)
     scored = [
-        _scored(Table(task, track, ranked_part(task)), rows[task.id, track.id])
+        _table(task, track, rows[task.id, track.id])
         for task in suite.tasks.values()
         for track in suite.tracks.values()
         if (task.id, track.id) in rows
@@ -184,15 +184,14 @@ def rank_tables(
     return scored
 
 
-Place = tuple[str, str, str, str, float]
-
-
-def current_rows(entries: Iterable[Entry]) -> dict[Place, Row]:
-    """(organisation, model, task, track, fraction) -> its row, unscored; a later run replaces an earlier one."""
+def current_rows(suite: Suite, entries: Iterable[Entry]) -> dict[Place, Row]:
+    """The scored rows of all models and controls; of a model's runs the last one in natural order counts."""
     rows: dict[Place, Row] = {}
     for entry in entries:
         for place, units in _by_place(entry).items():
             rows[entry.org, entry.model, *place] = Row(entry, units)
+    for (_, _, task, _, _), row in rows.items():
+        _score(row, suite.tasks[task])
     return rows
 
 
@@ -203,7 +202,7 @@ def _by_place(entry: Entry) -> dict[tuple[str, str, float], list[Unit]]:
     return units
 
 
-def score_row(row: Row, task: Task) -> None:
+def _score(row: Row, task: Task) -> None:
     """Set a row's score and interval on the samples that decide."""
     part = ranked_part(task)
     row.value = row.metric(task.main_metric, part)
@@ -216,13 +215,10 @@ def ranked_part(task: Task) -> Part:
     return "all" if task.pending else "clean"
 
 
-def _scored(table: Table, rows: Sequence[Row]) -> Table:
-    """The table of these rows, scored and unranked, models in their order."""
-    for row in rows:
-        score_row(row, table.task)
-    table.models = [row for row in rows if not row.entry.control]
-    table.controls = _ordered(table.task, (row for row in rows if row.entry.control))
-    return table
+def _table(task: Task, track: Track, rows: Sequence[Row]) -> Table:
+    """The table of these rows, unranked, models in their order."""
+    models = [row for row in rows if not row.entry.control]
+    return Table(task, track, ranked_part(task), models, _ordered(task, (row for row in rows if row.entry.control)))
 
 
 def _judge(tables: Iterable[Table], find_card: FindCard) -> None:

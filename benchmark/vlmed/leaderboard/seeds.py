@@ -48,8 +48,10 @@ class SeedError:
     @classmethod
     def of(cls, draws: NDArray[np.float64]) -> SeedError:
         """From bootstrap draws (S, B) over samples, the same for all seeds; NaN where undefined."""
+        if len(draws) == 1:
+            return cls()
         known = draws[:, ~np.isnan(draws).any(axis=0)]
-        if len(draws) == 1 or not known.size:
+        if not known.size:
             return cls()
         # The mean draw stands for the seed's score: what the bootstrap shifts, it shifts alike for all seeds.
         return cls(float(np.var(known.mean(axis=1), ddof=1)) / len(draws), len(draws) - 1)

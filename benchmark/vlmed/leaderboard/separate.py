@@ -78,7 +78,7 @@ class Reach:
 
     Attributes:
         half: (M, M), how far the 95 % interval of each reaches to either side; infinite where nothing can be said.
-        freedom: (M, M), the degrees of freedom of Student's t that it stands on, >= 1.
+        freedom: (M, M), or () where it is one for all: the degrees of freedom of Student's t that it stands on, >= 1.
     """
 
     half: NDArray[np.float64]
@@ -131,7 +131,10 @@ def reaches(
     # Where all draws agree, the share of discordant trials that may have stayed unseen, as in `compare`.
     unseen = math.inf if trials is None else Z**2 / (trials + Z**2)
     half = np.where(variance > _SAME**2, student(freedom) * np.sqrt(variance), unseen)
-    reach.half[np.ix_(usable, usable)], reach.freedom[np.ix_(usable, usable)] = half, freedom
+    reach.half[np.ix_(usable, usable)] = half
+    if not freedom.ndim:
+        return Reach(reach.half, freedom)
+    reach.freedom[np.ix_(usable, usable)] = freedom
     return reach
 
 
@@ -150,11 +153,13 @@ def _variances(draws: NDArray[np.float64], groups: int) -> NDArray[np.float64]:
 def _with_seeds(
     of_samples: NDArray[np.float64], freedom: int, seeds: Sequence[SeedError]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variances (M, M) with those of the seeds added, and their degrees of freedom.
+    """Variances (M, M) with those of the seeds added, and their degrees of freedom, (M, M) or one for all.
 
     Seeds of two models count as independent, also where their numbers are equal: that may err upwards alone.
     """
     own = np.array([seed.variance for seed in seeds])
+    if not own.any():
+        return of_samples, np.array(float(freedom))
     squares = np.array([seed.variance**2 / seed.freedom if seed.freedom else 0.0 for seed in seeds])
     total = of_samples + own[:, None] + own[None, :]
     parts = of_samples**2 / freedom + squares[:, None] + squares[None, :]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 from operator import itemgetter
 from pathlib import Path
@@ -13,17 +14,21 @@ from pathlib import Path
 from vlmed.errors import InputError, MissingError, Problem, UsageError, VlmedError
 from vlmed.files import json_text, new_file, read_json
 from vlmed.hashing import file_hash
+from vlmed.leaderboard.together import Maker, made_together
 
 INDEX = "site.json"
 Content = str | bytes | Path  # a path is that of a file to copy
+Contents = Iterable[tuple[str, Content]]  # path in the site, and what stands there
 _GENERATOR = "vlmed leaderboard"
 
 
-def write_site(folder: Path, contents: Iterable[tuple[str, Content]]) -> None:
+def write_site(folder: Path, contents: Contents, makers: Sequence[Maker[Contents]] = (), jobs: int = 1) -> None:
     """Write a site; a kill at any moment leaves the old one or the new one, the old one perhaps under a hidden name.
 
     Args:
-        contents: Path in the site and what stands there; each is written before the next one is asked for.
+        contents: What this process makes; each is written before the next one is asked for.
+        makers: What other processes make and write meanwhile, as `made_together` has it.
+        jobs: Number of processes.
 
     Raises:
         UsageError: `folder` holds something that no earlier build wrote; nothing is changed.
@@ -37,7 +42,7 @@ def write_site(folder: Path, contents: Iterable[tuple[str, Content]]) -> None:
     except OSError as error:
         raise _refused(folder, error) from error
     try:
-        _fill(part, folder, contents)
+        _fill(part, folder, contents, makers, jobs)
         _swap(part, folder)
     except OSError as error:
         raise _refused(folder, error) from error
@@ -128,20 +133,33 @@ def written_files(folder: Path) -> Mapping[str, str]:
         return {}
 
 
-def _fill(part: Path, old: Path, contents: Iterable[tuple[str, Content]]) -> None:
-    """Files that are as the old site has them are linked, not written: nothing changes a file of a site in place."""
-    written, folders, files = written_files(old), {""}, {}
+def _fill(part: Path, old: Path, contents: Contents, makers: Sequence[Maker[Contents]], jobs: int) -> None:
+    put = partial(_put, part, old, written_files(old))
     with new_file(part / INDEX) as index:
-        for name, content in contents:
-            if (folder := name.rpartition("/")[0]) not in folders:
-                (part / folder).mkdir(parents=True, exist_ok=True)
-                folders.add(folder)
-            raw = _bytes(content)
-            files[name] = sha256(raw).hexdigest()
-            if files[name] != written.get(name) or not _linked(old / name, part / name):
-                (part / name).write_bytes(raw)
+        with made_together([partial(put, maker) for maker in makers], jobs) as others:
+            files = put(lambda: contents)
+            for made in others:
+                files |= made
         index.write_text(json_text({"generator": _GENERATOR, "files": files}), "utf-8")
     part.chmod(0o755)
+
+
+def _put(part: Path, old: Path, written: Mapping[str, str], make: Maker[Contents]) -> dict[str, str]:
+    """Put into `part` what is made; path -> SHA-256.
+
+    Files that are as the old site has them are linked, not written: nothing changes a file of a site in place.
+    """
+    folders, files = {""}, {}
+    for name, content in make():
+        if (folder := name.rpartition("/")[0]) not in folders:
+            (part / folder).mkdir(parents=True, exist_ok=True)
+            folders.add(folder)
+        raw = _bytes(content)
+        files[name] = sha256(raw).hexdigest()
+        if files[name] != written.get(name) or not _linked(old / name, part / name):
+            with open(f"{part}/{name}", "wb") as file:  # noqa: PTH123 - in half of the time, for so many small files
+                file.write(raw)
+    return files
 
 
 def _bytes(content: Content) -> bytes:

@@ -10,9 +10,10 @@ from typing import Any
 from vlmed.leaderboard.blind import BLIND, control_kind, direction
 from vlmed.leaderboard.board import Board
 from vlmed.leaderboard.chart import Axis
-from vlmed.leaderboard.html import render, task_page
+from vlmed.leaderboard.html import render
 from vlmed.leaderboard.overview import KINDS, by_task
 from vlmed.leaderboard.rank import Row, Table
+from vlmed.leaderboard.texts import task_page
 from vlmed.metrics.table import METRICS, Metric
 from vlmed.suite.manifest import read_manifest
 from vlmed.suite.types import SPLITS, Task

@@ -1,16 +1,17 @@
-"""Pages that several processes make at once."""
+"""What several processes make at once."""
 
 from __future__ import annotations
 
 import gc
 import multiprocessing
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
-Page = tuple[str, str | bytes]  # path in the site, content
-Maker = Callable[[], Iterable[Page]]
+T = TypeVar("T")
+Maker = Callable[[], T]
 
 
 @contextmanager
@@ -29,29 +30,33 @@ def unswept() -> Iterator[None]:
 
 
 @contextmanager
-def made_together(makers: Sequence[Maker], jobs: int) -> Iterator[Iterator[Page]]:
-    """The pages of all makers, in order; they are made while the caller does something else.
+def made_together(makers: Sequence[Maker[T]], jobs: int) -> Iterator[Iterator[T]]:
+    """What the makers give, in order; they work while the caller does something else.
 
     A maker may use no library that keeps threads, as Arrow does. Workers are forked: a board takes longer to pickle
-    than its pages to make. Only Linux forks reliably, elsewhere one process makes them all.
+    than its pages to make. Only Linux forks reliably, elsewhere one process makes all.
 
     Args:
         jobs: Number of processes.
     """
     if jobs == 1 or sys.platform != "linux":
-        yield (page for maker in makers for page in maker())
+        yield (maker() for maker in makers)
         return
     global _makers
     _makers = makers
     try:
         with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
-            yield (page for pages in pool.map(_make, range(len(makers))) for page in pages)
+            try:
+                yield pool.map(_make, range(len(makers)))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # else an error would wait for all that nobody needs any more
+                raise
     finally:
         _makers = ()
 
 
-_makers: Sequence[Maker] = ()  # handed on by the fork
+_makers: Sequence[Maker[Any]] = ()  # handed on by the fork
 
 
-def _make(index: int) -> list[Page]:
-    return list(_makers[index]())
+def _make(index: int) -> Any:
+    return _makers[index]()

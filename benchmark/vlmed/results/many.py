@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Validator:
         Args:
             jobs: Number of processes.
         """
-        places = self._places(runs, jobs)
+        places = list(map(self._place, runs))
         kept = [place and _read_verdict(place, run) for run, place in zip(runs, places, strict=True)]
         new = [(run, place) for run, place, report in zip(runs, places, kept, strict=True) if not report]
         made = self._made(new, jobs)
@@ -89,13 +90,12 @@ class Validator:
             write_json(place, {"run": str(run), **_verdict(report)})
         return report
 
-    def _places(self, runs: Sequence[Path], jobs: int) -> list[Path | None]:
-        """Where the verdict of each run is kept; None where none are."""
+    def _place(self, run: Path) -> Path | None:
+        """Where the verdict of a run is kept; None where none are."""
         if self.verdicts is None:
-            return [None] * len(runs)
-        # Nearly all of the time goes into hashing, which lets other threads run.
-        with ThreadPoolExecutor(jobs) as threads:
-            return [self.verdicts / key[:2] / f"{key}.json" for key in threads.map(self._key, runs)]
+            return None
+        key = self._key(run)
+        return self.verdicts / key[:2] / f"{key}.json"
 
     def _key(self, run: Path) -> str:
         """The hash of all that decides a verdict."""
@@ -111,14 +111,13 @@ class Validator:
 def _contents(run: Path) -> list[list[str]]:
     """Name and hash of every regular file of a run, name and kind of everything else."""
     found = []
-    for folder in (run, *(run / name for name in FOLDERS)):
-        if folder.is_dir():
-            with os.scandir(folder) as entries:
-                for entry in sorted(entries, key=lambda entry: entry.name):
-                    name = os.path.relpath(entry.path, run).encode(errors="surrogateescape").hex()
+    for folder in ("", *FOLDERS):
+        if (run / folder).is_dir():
+            with os.scandir(run / folder) as entries:
+                for entry in sorted(entries, key=attrgetter("name")):
                     regular = entry.is_file(follow_symlinks=False)
-                    mode = str(entry.stat(follow_symlinks=False).st_mode)
-                    found.append([name, file_hash(Path(entry.path)) if regular else mode])
+                    what = file_hash(Path(entry)) if regular else str(entry.stat(follow_symlinks=False).st_mode)
+                    found.append([os.fsencode(f"{folder}/{entry.name}").hex(), what])
     return found
 
 

@@ -8,6 +8,7 @@ const PAGE = 100, AT_ONCE = 25;
 const names = new Intl.Collator("en", { numeric: true }); // made once: localeCompare makes one for every pair
 const [VALUE, LOW, HIGH, BEST, WORST, GAIN, LEAST, SEEN, VERIFIED] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
 let order = { key: "rank", sign: 1 }, shown = PAGE, hidden = new Set(), waiting = 0;
+let stood = { tasks: null, all: [] };
 
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
@@ -42,6 +43,17 @@ function place(all) {
     const notAfter = below(lows, one.high + 1e-9);
     one.place = [1 + below(highs, one.low - 1e-9), notAfter];
   }
+}
+
+// All models over these tasks: neither sorting nor searching changes them.
+function standings(tasks) {
+  if (stood.tasks === String(tasks)) return stood.all;
+  const all = data.models.map((model) => summarise(model, tasks)).filter((one) => one.run);
+  place(all);
+  if (!data.models.some((model) => tasks.some((task) => model.cells[task] && model.cells[task][GAIN] !== null))) for (const one of all) one.gain = null;
+  if (tasks.length === 1) for (const one of all) one.place = [one.cell[BEST], one.cell[WORST]];
+  stood = { tasks: String(tasks), all };
+  return all;
 }
 
 function chosenTasks() {
@@ -137,11 +149,7 @@ function sorted(rows, list) {
 }
 
 function update() {
-  const tasks = chosenTasks();
-  const all = data.models.map((model) => summarise(model, tasks)).filter((one) => one.run);
-  place(all);
-  if (!data.models.some((model) => tasks.some((task) => model.cells[task] && model.cells[task][GAIN] !== null))) for (const one of all) one.gain = null;
-  if (tasks.length === 1) for (const one of all) one.place = [one.cell[BEST], one.cell[WORST]];
+  const tasks = chosenTasks(), all = standings(tasks);
   const list = columns(tasks, all), rows = sorted(all.filter(fits), list);
   const table = byId("board");
   table.tHead.replaceChildren(make("tr", {}, ...list.map(headCell)));

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +31,8 @@ def two_nodes(cpus: float = 1) -> Iterator[Any]:
         "health_check_timeout_ms": 2000,
         "health_check_failure_threshold": 3,
         "health_check_initial_delay_ms": 500,
+        # Else Ray lets all other programs go before its workers, and what is measured is those.
+        "worker_niceness": 0,
     }
     store = 80 * 2**20
     head = {"num_cpus": cpus, "object_store_memory": store, "include_dashboard": False, "_system_config": quick}
@@ -89,51 +88,6 @@ def _at_work(cache: Path, ending: str) -> int | None:
             continue
         if any(str(cache) in name and name.endswith(ending) for name in names):
             return int(process.name)
-    return None
-
-
-class Watch(threading.Thread):
-    """Adds up the processor time that each worker spends on units; Ray names a process after what it is at."""
-
-    def __init__(self) -> None:
-        super().__init__(daemon=True)
-        self.spent: Counter[int] = Counter()
-        self.over = threading.Event()
-
-    def run(self) -> None:
-        last: dict[int, int] = {}
-        workers: list[Path] = []
-        for look in itertools.count():
-            if self.over.wait(0.1):
-                return
-            # To go through all processes at each look would take from the very processor that is measured.
-            if look % 20 == 0:
-                workers = list(_workers())
-            now = {int(process.name): ticks for process in workers if (ticks := _on_a_unit(process)) is not None}
-            for pid, ticks in now.items():
-                self.spent[pid] += ticks - last.get(pid, ticks)
-            last = now
-
-    def seconds(self) -> list[float]:
-        self.over.set()
-        self.join()
-        return sorted((ticks / os.sysconf("SC_CLK_TCK") for ticks in self.spent.values()), reverse=True)
-
-
-def _workers() -> Iterator[Path]:
-    """Processes of workers, also of those that wait."""
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if (process / "cmdline").read_bytes().startswith(b"ray::Worker"):
-                yield process
-
-
-def _on_a_unit(process: Path) -> int | None:
-    """The ticks that a worker has spent since it began, if it does a unit now."""
-    with suppress(OSError):
-        if (process / "cmdline").read_bytes().startswith(b"ray::Worker.do"):
-            fields = (process / "stat").read_text().rpartition(")")[2].split()
-            return int(fields[11]) + int(fields[12])
     return None
 
 

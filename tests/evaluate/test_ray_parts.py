@@ -21,7 +21,7 @@ from vlmed.cli import app
 from vlmed.data.load import DataLoader
 from vlmed.data.table import Sample
 from vlmed.errors import InputError, MissingError, UsageError, VlmedError
-from vlmed.evaluate import blocks, features, ray_worker
+from vlmed.evaluate import blocks, features, ray_files
 from vlmed.evaluate.ray_crew import PATIENCE, Crew, Lost, Share, connected
 from vlmed.evaluate.ray_worker import Done, Elsewhere, Worker
 from vlmed.evaluate.run import Runner
@@ -61,7 +61,7 @@ def test_units_that_embed_the_same_images_wait_for_the_first(suite: Suite, cache
     units = plan(suite, ["lesion"], ["zero_shot", "linear_probe", "lora"], fractions=[0.5, 1.0])
     waiting = queue(suite, cache, units)
     # A tuned encoder's features are its own, so trainings wait for nobody.
-    assert taken(waiting) == ["lesion.zero_shot.1", "lesion.lora.0.5", "lesion.lora.1"]
+    assert taken(waiting) == ["lesion.lora.1", "lesion.lora.0.5", "lesion.zero_shot.1"]
     waiting.done(units[0])
     # The probe on half of train embeds val, which that on all of train needs too.
     assert taken(waiting) == ["lesion.linear_probe.0.5"]
@@ -80,11 +80,23 @@ def test_what_embeds_nothing_waits_for_nobody(suite: Suite, cache: Path) -> None
     assert len(taken(queue(suite, cache, units, "control"))) == 2
 
 
+def test_the_longest_training_comes_first(suite: Suite, cache: Path) -> None:
+    units = plan(suite, ["side", "lesion"], ["zero_shot", "lora"], fractions=[0.1, 1.0, 0.5])
+    told = taken(queue(suite, cache, units))
+    trainings, others = told[:6], told[6:]
+    # Only lesions have a side, so the other task has more samples.
+    ours = [name for name in trainings if name.startswith("lesion")]
+    assert ours == ["lesion.lora.1", "lesion.lora.0.5", "lesion.lora.0.1"]
+    assert trainings[0] == "lesion.lora.1"
+    assert trainings[-1] == "side.lora.0.1"
+    assert others == ["side.zero_shot.1", "lesion.zero_shot.1"], "in the order asked for"
+
+
 def test_a_lost_unit_comes_first_again(suite: Suite, cache: Path) -> None:
     units = plan(suite, ["lesion"], ["zero_shot", "lora"], seeds=[0, 1])
     waiting = queue(suite, cache, units)
     first = waiting.take()
-    assert first is units[0]
+    assert first
     waiting.put_back(first)
     assert waiting.take() is first
 
@@ -100,7 +112,7 @@ def worker(suite: Suite, cache: Path) -> Worker:
 def test_a_worker_hands_over_the_files_of_a_run_in_pieces(
     worker: Worker, suite: Suite, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_worker, "PIECE", 1000)
+    monkeypatch.setattr(ray_files, "PIECE", 1000)
     (unit,) = plan(suite, ["lesion"], ["zero_shot"])
     done = worker.do("one", unit)
     assert list(done.files)[-1] == f"ray/one/units/{unit.id}.json", "what makes a unit finished comes last"
@@ -188,8 +200,8 @@ def test_a_generator_that_is_tuned_answers_alone(suite: Suite, cache: Path, monk
     monkeypatch.setattr(blocks, "BLOCK", 16)
     units = plan(suite, ["asked"], ["zero_shot_vqa", "projector"])
     told = taken(queue(suite, cache, units, "generator"))
-    assert told[:2] == ["test 0-16", "test 16-32"]
-    assert told[-1] == "asked.projector.1"
+    assert told[:3] == ["asked.projector.1", "test 0-16", "test 16-32"]
+    assert told.count("test 0-16") == 1
 
 
 def node(suite: Suite, cache: Path, load: Callable[[], LoadedModel]) -> Worker:
@@ -209,11 +221,8 @@ def work_of(suite: Suite, cache: Path, model: LoadedModel, task: str, track: str
 
 def bring(sender: Worker, receiver: Worker, files: Mapping[str, int]) -> None:
     """As the driver does."""
-    for name in receiver.lacks(files):
-        for start in range(0, files[name], ray_worker.PIECE):
-            piece = sender.piece(name, start)
-            receiver.put(name, start, piece, last=start + len(piece) == files[name])
-    assert receiver.lacks(files) == []
+    ray_files.copy(receiver.lacks(files), sender, receiver)
+    assert not receiver.lacks(files)
 
 
 def written(cache: Path, done: Done) -> list[Any]:
@@ -224,7 +233,7 @@ def written(cache: Path, done: Done) -> list[Any]:
 def test_shards_of_an_encoder_make_the_same_bytes_and_nothing_twice(
     suite: Suite, open_clip_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_worker, "PIECE", 1000)
+    monkeypatch.setattr(ray_files, "PIECE", 1000)
     load = partial(load_model, f"dir:{open_clip_model}")
     first, second, alone = (node(suite, tmp_path / name, load) for name in ("first", "second", "alone"))
     *shards, unit = work_of(suite, tmp_path, load(), "lesion", "linear_probe")
@@ -308,6 +317,36 @@ def test_a_block_that_a_killed_worker_left_half_written_is_asked_again_whole(
     (tmp_path / "answers.jsonl").write_text("\n".join(lines[:3])[:-5])
     assert blocks.in_blocks(job, "answers", samples, ask) == whole
     assert asked == [told[0], told[2]]
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_copied_comes_whole(
+    worker: Worker, suite: Suite, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_files, "PIECE", 1000)
+    (unit,) = plan(suite, ["lesion"], ["lora"])
+    assert worker.checkpoints("three", unit) == {}, "it has not begun"
+    scratch = RunFolder(cache / "ray" / "three").scratch(unit)
+    (scratch / "0-16").mkdir(parents=True)
+    (scratch / ".trial-0.pt.part").write_bytes(b"half")
+    (scratch / "trial-0.pt").write_bytes(b"a" * 2500)
+    first = worker.checkpoints("three", unit)
+    assert list(first.values()) == [2500]
+    assert worker.checkpoints("three", unit) == first, "what is not new has its old name, and is not copied again"
+
+    class Replacing(ray_files.Folder):
+        def put(self, name: str, start: int, piece: bytes, last: bool) -> None:
+            super().put(name, start, piece, last)
+            (scratch / "new").write_bytes(b"b" * 2500)
+            (scratch / "new").replace(scratch / "trial-0.pt")
+
+    driver = Replacing(tmp_path)
+    ray_files.copy(first, worker, driver)
+    (copied,) = (driver.file(name).read_bytes() for name in first)
+    assert copied == b"a" * 2500
+    second = worker.checkpoints("three", unit)
+    assert list(second.values()) == [2500]
+    assert not second.keys() & first.keys()
+    assert worker.lacks(first) == first, "the old one is gone"
 
 
 def test_a_node_without_room_says_which(suite: Suite, cache: Path, tmp_path: Path) -> None:

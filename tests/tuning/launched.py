@@ -92,6 +92,16 @@ def run(ranks: Ranks, model: LoadedModel, home: Path, killed: int | None) -> Non
         print(leader.run(units, folder, lambda unit, state: print(unit.id, state)))
 
 
+def member(rank: int, port: int, place: Path, words: tuple[Any, ...]) -> None:
+    """One of two processes that no launcher watches; what it says goes to `out.RANK` and `err.RANK` in `place`."""
+    own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ |= {"OMP_NUM_THREADS": "1", **{name: str(value) for name, value in own.items()}}
+    for number, stream in ((1, "out"), (2, "err")):
+        with (place / f"{stream}.{rank}").open("w") as file:
+            os.dup2(file.fileno(), number)
+    main(*words)
+
+
 def main(what: str, home: Path, *rest: str) -> None:
     ranks = Ranks()
     print("hello from", ranks.rank)

@@ -14,6 +14,7 @@ from typing import Any
 from vlmed.errors import InputError, MissingError, UsageError, VlmedError
 from vlmed.evaluate.ray_worker import RunnerOf, Worker
 from vlmed.evaluate.unit_queue import Work
+from vlmed.evaluate.units import Unit
 from vlmed.models.protocols import LoadedModel
 
 # Told to workers whose node has not set them itself. Keys and tokens are never sent.
@@ -55,11 +56,13 @@ class Member:
     Attributes:
         call: The answer it owes; None where it is free.
         work: What the answer is about; None while the model loads.
+        since: When it began with it, or was last asked what it can go on from.
     """
 
     actor: Any
     call: Any
     work: Work | None = None
+    since: float = 0.0
 
 
 class Crew:
@@ -93,7 +96,13 @@ class Crew:
             self._members.append(self._hired())
 
     def _hired(self) -> Member:
-        options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_restarts": 0}
+        # The second call at once is for files, which are asked for while a unit is done.
+        options = {
+            "num_cpus": self._share.cpus,
+            "num_gpus": self._share.gpus,
+            "max_restarts": 0,
+            "max_concurrency": 2,
+        }
         actor = self._ray.remote(Worker).options(**options).remote(self._load, self._runner_of, self._settings)
         return Member(actor, actor.start.remote())
 
@@ -103,7 +112,14 @@ class Crew:
 
     def give(self, member: Member, run: str, work: Work) -> None:
         """Let a worker do a unit or a shard."""
-        member.work, member.call = work, member.actor.do.remote(run, work)
+        member.work, member.call, member.since = work, member.actor.do.remote(run, work), time.monotonic()
+
+    def due(self, seconds: float) -> Iterator[tuple[Member, Unit]]:
+        """Workers at a unit for so long, or for so long since they were last given here."""
+        for member in self._members:
+            if isinstance(member.work, Unit) and time.monotonic() - member.since >= seconds:
+                member.since = time.monotonic()
+                yield member, member.work
 
     def answers(self) -> Iterator[tuple[Member, Any]]:
         """What workers answered since, or `Lost` where one was; waits a moment for the first answer.

@@ -10,20 +10,22 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from vlmed.errors import VlmedError
 from vlmed.evaluate.ray_crew import PATIENCE, Crew, Lost, Member, Share, connected
-from vlmed.evaluate.ray_worker import PIECE, Done, Files, RunnerOf, absent, put, run_folder
+from vlmed.evaluate.ray_files import Far, Files, Folder, copy
+from vlmed.evaluate.ray_worker import Done, RunnerOf, run_folder
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.shards import SHARD
 from vlmed.evaluate.unit_queue import UnitQueue, Work
 from vlmed.evaluate.units import RunFolder, Unit
-from vlmed.files import new_file
 from vlmed.hashing import digest
 from vlmed.models.protocols import LoadedModel
+
+# How often what a unit under way could go on from is brought here, in seconds.
+KEEP = 300.0
 
 
 class RayExecutor:
@@ -58,6 +60,7 @@ class RayExecutor:
         self._lost: Counter[str] = Counter()
         # What lies in this process's cache folder for workers to take from; on a shared one, they have it already.
         self._shared: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        self._kept: defaultdict[str, Files] = defaultdict(dict)
 
     def __enter__(self) -> Self:
         return self
@@ -93,60 +96,73 @@ class RayExecutor:
 
     def execute(self, runner: Runner, units: Sequence[Unit], folder: RunFolder) -> Iterator[tuple[Unit, str]]:
         """See `Executor.execute`."""
-        run, self._cache = _name(folder), runner.data.cache
+        run, self._cache = _name(folder), Folder(runner.data.cache)
         width = max(1, self._shard // runner.batch_size) * runner.batch_size
         queue = UnitQueue(units, [runner.table(unit.task) for unit in units], runner.model, width)
         with runner.data.progress.task("evaluating on Ray", queue.left, "units and shards") as advance:
             while queue.left:
                 self._hand_out(queue, run)
-                for work, done in self._finished(queue, folder):
+                for work, done in self._finished(queue, folder, run):
                     queue.done(work)
                     advance(1)
                     if isinstance(work, Unit):
                         yield work, f"done in {done.seconds:.1f} s on {done.node}, {done.device}"
+                self._keep(run)
         self._crew.part(run)
-        shutil.rmtree(self._cache / run_folder(run), ignore_errors=True)
+        shutil.rmtree(self._cache.path / run_folder(run), ignore_errors=True)
 
     def _hand_out(self, queue: UnitQueue, run: str) -> None:
         self._crew.hire(queue.left)
         while (free := self._crew.free()) and (work := queue.take()):
             try:
                 if isinstance(work, Unit):
-                    self._supply(free[0], [work.id, *queue.needs(work)])
+                    self._supply(free[0], work, queue)
                 self._crew.give(free[0], run, work)
             except Lost:
                 self._crew.dismiss(free[0])
                 queue.put_back(work)
 
-    def _supply(self, member: Member, names: Iterable[str]) -> None:
+    def _supply(self, member: Member, unit: Unit, queue: UnitQueue) -> None:
         """Bring a worker what others did for a unit, as far as its node lacks it.
 
         Raises:
             Lost: The worker is lost.
         """
-        wanted = {file: size for name in names for file, size in self._shared.get(name, {}).items()}
-        for name in self._crew.get(member.actor.lacks.remote(wanted)) if wanted else ():
+        known = [self._kept[unit.id], *(self._shared[name] for name in (unit.id, *queue.needs(unit)))]
+        far, wanted = self._far(member), {name: size for files in known for name, size in files.items()}
+        for name, size in far.lacks(wanted).items() if wanted else ():
             # A unit that is done again may have used up what lay in a shared folder; then the whole is there.
-            with suppress(FileNotFoundError), (self._cache / name).open("rb") as file:
-                for start in range(0, wanted[name], PIECE):
-                    last = start + PIECE >= wanted[name]
-                    self._crew.get(member.actor.put.remote(name, start, file.read(PIECE), last))
+            with suppress(FileNotFoundError):
+                copy({name: size}, self._cache, far)
 
-    def _finished(self, queue: UnitQueue, folder: RunFolder) -> Iterator[tuple[Work, Done]]:
+    def _keep(self, run: str) -> None:
+        """Bring here what units under way can go on from, for whoever takes over from a worker that is lost."""
+        for member, unit in self._crew.due(KEEP):
+            with suppress(Lost):
+                files = self._crew.get(member.actor.checkpoints.remote(run, unit))
+                copy(self._cache.lacks(files), self._far(member), self._cache)
+                old, self._kept[unit.id] = self._kept[unit.id], files
+                self._remove(old.keys() - files.keys())
+
+    def _finished(self, queue: UnitQueue, folder: RunFolder, run: str) -> Iterator[tuple[Work, Done]]:
         """Units and shards whose files are here now; those that were lost wait in the queue again."""
         for member, answer in self._crew.answers():
-            if (work := member.work) is None:
+            work, member.work = member.work, None
+            if work is None:
                 self._crew.started(answer)
                 continue
-            member.work = None
+            # First of all, so that no worker waits while files are brought here.
+            self._hand_out(queue, run)
             try:
                 yield work, self._gathered(member, work, answer, folder)
             except Lost as lost:
                 self._count(work, lost)
-                queue.put_back(work)
+                for each in (member.work, work):
+                    if each:
+                        queue.put_back(each)
 
     def _gathered(self, member: Member, work: Work, answer: Done | Lost, folder: RunFolder) -> Done:
-        """Bring a worker's files here, a piece at a time.
+        """Bring a worker's files here.
 
         Raises:
             Lost: The worker is lost, or its files are.
@@ -155,9 +171,9 @@ class RayExecutor:
             raise answer
         try:
             for files in answer.shared.values():
-                self._fetch_shared(member, files)
+                copy(self._cache.lacks(files), self._far(member), self._cache)
             if isinstance(work, Unit):
-                self._fetch_unit(member, work, answer.files, folder)
+                self._fetch(member, work, answer.files, folder)
         except Lost:
             self._crew.dismiss(member)
             raise
@@ -167,27 +183,21 @@ class RayExecutor:
         self._spent[answer.device].append(answer.seconds)
         return answer
 
-    def _fetch_shared(self, member: Member, files: Files) -> None:
-        for name in absent(self._cache, files):
-            for start, piece in self._pieces(member, name, files[name]):
-                put(self._cache / name, start, piece, last=start + len(piece) >= files[name])
-
-    def _fetch_unit(self, member: Member, unit: Unit, files: Files, folder: RunFolder) -> None:
+    def _fetch(self, member: Member, unit: Unit, files: Files, folder: RunFolder) -> None:
         """What makes the unit a finished one comes last."""
         shutil.rmtree(folder.weights(unit), ignore_errors=True)
-        for name, size in files.items():
-            with new_file(folder.path / Path(*Path(name).parts[2:])) as part, part.open("wb") as file:
-                for _, piece in self._pieces(member, name, size):
-                    file.write(piece)
+        copy(files, self._far(member), Folder(folder.path, within=run_folder(_name(folder))))
         if not folder.finished(unit):
             raise Lost("the files that came are not those that the worker wrote")
         member.actor.forget.remote(unit)
-        for name in self._shared.pop(unit.id, {}):
-            (self._cache / name).unlink(missing_ok=True)
+        self._remove([*self._shared.pop(unit.id, {}), *self._kept.pop(unit.id, {})])
 
-    def _pieces(self, member: Member, name: str, size: int) -> Iterator[tuple[int, bytes]]:
-        for start in range(0, size, PIECE):
-            yield start, self._crew.get(member.actor.piece.remote(name, start))
+    def _remove(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._cache.file(name).unlink(missing_ok=True)
+
+    def _far(self, member: Member) -> Far:
+        return Far(member.actor, self._crew.get)
 
     def _count(self, work: Work, lost: Lost) -> None:
         self._lost[work.id] += 1

@@ -1,4 +1,4 @@
-"""A worker of the Ray executor: keeps one model loaded, does units and shards, and hands files over in pieces."""
+"""A worker of the Ray executor: keeps one model loaded, and does units and shards."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from vlmed.errors import VlmedError
 from vlmed.evaluate.methods import method_for
+from vlmed.evaluate.ray_files import Files, Folder
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.shards import PartJob, Shard, image_sets
 from vlmed.evaluate.unit_queue import Work
@@ -23,12 +24,7 @@ from vlmed.hashing import digest
 from vlmed.models.numerics import Numerics
 from vlmed.models.protocols import LoadedModel
 
-# What one answer of a worker may put into Ray's object store.
-PIECE = 8 * 2**20
-
 RunnerOf = Callable[[LoadedModel], Runner]
-# Files by their name in the cache folder, which is another on each node, and their sizes in bytes.
-Files = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -67,10 +63,11 @@ def run_folder(run: str) -> str:
     return f"ray/{run}"
 
 
-class Worker:
-    """Runs in a process of its own, as a Ray actor. Nothing here knows Ray.
+class Worker(Folder):
+    """Runs in a process of its own, as a Ray actor, and serves the files of its cache folder. Nothing here knows Ray.
 
-    A unit under way is kept in the cache folder of the worker's node, so that another worker there goes on from it.
+    A unit under way is kept in the cache folder of the worker's node, so that another worker there goes on from it; for
+    one elsewhere there is `checkpoints`, which like all that serves files may be called while a unit is done.
 
     Args:
         load: Loads the model.
@@ -92,6 +89,7 @@ class Worker:
         """
         with _named("the model's files must be there for every node: name it by hf:, or put it on a shared path"):
             self._runner = self._runner_of(self._load())
+        super().__init__(self._runner.data.cache)
         model = self._runner.model
         return replace(model, predictor=cast(Any, Elsewhere(getattr(model.predictor, "numerics", None))))
 
@@ -105,18 +103,19 @@ class Worker:
             VlmedError: As `Runner.do`; names the node.
         """
         start = time.monotonic()
-        self._folder = RunFolder(self._cache / run_folder(run))
+        self._folder = RunFolder(self.path / run_folder(run))
         with _named("every node needs the data: a shared --data-root, or VLMED_DATA"), _alone(self._lock(work)):
             files, shared = self._shard_done(work) if isinstance(work, Shard) else self._unit_done(work)
         return Done(files, shared, platform.node(), _device(), time.monotonic() - start)
 
     def _unit_done(self, unit: Unit) -> tuple[Files, Mapping[str, Files]]:
-        if not self._folder.finished(unit):
-            self._runner.do(unit, self._folder)
         folder = self._folder
+        if not folder.finished(unit):
+            self._take_up(unit)
+            self._runner.do(unit, folder)
         kept = sorted(path for path in folder.weights(unit).rglob("*") if path.is_file())
         paths = [*kept, folder.log(unit), folder.predictions(unit), folder.outcome(unit)]
-        return self._named_files(paths), {name: self._named_files([path]) for name, path in self._features(unit)}
+        return self.sizes(paths), {name: self.sizes([path]) for name, path in self._features(unit)}
 
     def _features(self, unit: Unit) -> Iterator[tuple[str, Path]]:
         """The sets of images whose features the unit takes, each with its file."""
@@ -130,81 +129,67 @@ class Worker:
         if cache := runner.cache():
             images = image_sets(unit, table, runner.model)[shard.split]
             if cache.holds(images):
-                return {}, {digest(images): self._named_files([cache.file(images)])}
+                return {}, {digest(images): self.sizes([cache.file(images)])}
             path = cache.embed_range(dataset, images, shard.start, shard.stop)
             self._ranges.append(path)
-            return {}, {unit.id: self._named_files([path])}
+            return {}, {unit.id: self.sizes([path])}
         scratch = self._folder.scratch(unit) / f"{shard.start}-{shard.stop}"
         job = PartJob(unit, table, runner.model, dataset, None, scratch, self._folder.log(unit), None,
                       runner.data.progress, runner.batch_size, slice(shard.start, shard.stop))  # fmt: skip
         method_for(unit, runner.model.info, runner.suite)(job)
-        return {}, {unit.id: self._named_files(scratch.iterdir())}
-
-    def piece(self, name: str, start: int) -> bytes:
-        """At most `PIECE` bytes of a file in the cache folder."""
-        with (self._cache / name).open("rb") as file:
-            file.seek(start)
-            return file.read(PIECE)
-
-    def lacks(self, files: Files) -> list[str]:
-        """Those of these files that are not in the cache folder of this node."""
-        return absent(self._cache, files)
+        return {}, {unit.id: self.sizes(scratch.iterdir())}
 
     def put(self, name: str, start: int, piece: bytes, last: bool) -> None:
-        """Add a piece to a file in the cache folder, which stands there once its last piece is in.
+        """See `Folder.put`; an error names the node."""
+        with _named("make room on this node"):
+            super().put(name, start, piece, last)
 
-        Raises:
-            VlmedError: The disk is full; names the node.
+    def checkpoints(self, run: str, unit: Unit) -> Files:
+        """What another worker would go on from, if this one, which does the unit, were lost now.
+
+        They are links, so that a file that is replaced meanwhile still comes whole; each name says when it was written.
         """
-        with _named("make room on this node, or set VLMED_CACHE there to a folder on another disk"):
-            put(self._cache / name, start, piece, last)
+        folder, links = RunFolder(self.path / run_folder(run)), set[Path]()
+        for path in folder.scratch(unit).glob("[!.]*"):
+            # A unit that ends right now needs none; where a disk knows no links, there are none.
+            with suppress(OSError):
+                link = _kept(folder, unit) / str(path.stat().st_mtime_ns) / path.name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.exists():
+                    link.hardlink_to(path)
+                links.add(link)
+        for old in set(_kept(folder, unit).glob("*/*")) - links:
+            old.unlink(missing_ok=True)
+        return self.sizes(links)
+
+    def _take_up(self, unit: Unit) -> None:
+        """Go on where another worker was lost; what this node itself has of the unit goes before."""
+        scratch = self._folder.scratch(unit)
+        for path in sorted(_kept(self._folder, unit).glob("*/*"), reverse=True):
+            if not (scratch / path.name).exists():
+                scratch.mkdir(parents=True, exist_ok=True)
+                path.replace(scratch / path.name)
 
     def forget(self, unit: Unit) -> None:
         """Remove the files of a unit that has been handed over."""
         for path in (self._folder.predictions(unit), self._folder.outcome(unit), self._folder.log(unit)):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self._folder.weights(unit), ignore_errors=True)
+        for folder in (self._folder.weights(unit), _kept(self._folder, unit)):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def leave(self, run: str) -> None:
         """Remove all that a run left on the node; whole sets of features stay."""
         for path in self._ranges:
             path.unlink(missing_ok=True)
-        shutil.rmtree(self._cache / run_folder(run), ignore_errors=True)
-
-    @property
-    def _cache(self) -> Path:
-        return self._runner.data.cache
+        shutil.rmtree(self.path / run_folder(run), ignore_errors=True)
 
     def _lock(self, work: Work) -> Path:
         return self._folder.path / "locks" / work.id
 
-    def _named_files(self, paths: Iterable[Path]) -> Files:
-        return {path.relative_to(self._cache).as_posix(): path.stat().st_size for path in paths if path.exists()}
 
-
-def absent(cache: Path, files: Files) -> list[str]:
-    """Those of these files that are not in a cache folder as they should be."""
-    return [
-        name for name, size in files.items() if not (cache / name).is_file() or (cache / name).stat().st_size != size
-    ]
-
-
-def put(path: Path, start: int, piece: bytes, last: bool) -> None:
-    """Write a piece of a file that stands under its name once its last piece is in; pieces come in order.
-
-    Raises:
-        VlmedError: The disk is full or the folder can't be written.
-    """
-    under_way = path.with_name(f"{path.name}.coming")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with under_way.open("r+b" if start else "wb") as file:
-            file.seek(start)
-            file.write(piece)
-        if last:
-            under_way.replace(path)
-    except OSError as error:
-        raise VlmedError("a file can't be written", file=path, got=error.strerror or str(error)) from error
+def _kept(folder: RunFolder, unit: Unit) -> Path:
+    """Where copies of a unit's checkpoints lie."""
+    return folder.path / "kept" / unit.id
 
 
 def _device() -> str:

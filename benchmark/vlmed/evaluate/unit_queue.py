@@ -15,7 +15,9 @@ Work = Unit | Shard
 
 
 class UnitQueue:
-    """Units that wait for a worker, in their order, each behind its shards.
+    """Units that wait for a worker, each behind its shards.
+
+    Trainings go first, and of them the longest, lest one be left when all else is done; the others keep their order.
 
     The first unit that needs the features of a set of images embeds them, as in a run without workers; those after it
     wait until it is done, so that nothing is embedded twice and the cost of each is the same on any executor.
@@ -33,6 +35,7 @@ class UnitQueue:
         self._shards: Counter[str] = Counter()
         self._needs: dict[str, frozenset[str]] = {}
         self._embeds: dict[str, str] = {}
+        samples: dict[str, float] = {}
         for unit, table in zip(units, tables, strict=True):
             sets = {digest(images): (split, images) for split, images in image_sets(unit, table, model).items()}
             self._needs[unit.id] = frozenset(sets)
@@ -41,6 +44,8 @@ class UnitQueue:
             shards = list(shards_of(unit, table, model, own, width))
             self._shards[unit.id] = len(shards)
             self._waiting += [*shards, unit]
+            samples[unit.id] = _samples(unit, table)
+        self._waiting.sort(key=lambda work: -samples.get(work.id, 0.0))
         self.left = len(self._waiting)
 
     def needs(self, unit: Unit) -> frozenset[str]:
@@ -69,3 +74,8 @@ class UnitQueue:
             self._shards[work.unit.id] -= 1
         else:
             self._done.add(work.id)
+
+
+def _samples(unit: Unit, table: TaskTable) -> float:
+    """How many a unit trains on at most, over all epochs; 0 where it trains no network."""
+    return float(unit.track.recipe.get("epochs", 0)) * unit.fraction * len(table.split("train"))

@@ -2,11 +2,12 @@
 
     python tests/bench/growth.py [SIZE ...]
 
-Two synthetic submissions to a classification of 1,000, 10,000, 100,000 and 1,000,000 samples. Each size in a process of
-its own: predictions are read, written, scored with their intervals, validated, and both models ranked. Prints of each
-step processor time per sample and the largest resident memory; then, from each size to the next of 10,000 samples and
-more, how far the time per sample departs from that of the size before (0 % is linear, the aim is at most 10 %) and how
-much memory a million samples more take.
+Two synthetic submissions to a classification of 1,000, 10,000, 100,000 and 1,000,000 samples, each a group of its own.
+The manifest and the predictions are read and written, the predictions scored with 1,000 draws on all samples and again
+on the clean ones, one run validated, and both ranked. Prints of each step processor time per sample; how far that
+departs from the size before; the largest resident memory beyond the process that knows nothing but the code, its inputs
+included; and that memory per sample. At most 10 % more time per sample is linear; less is said as such. Below 10,000
+samples what does not depend on them takes most of both, so that these sizes get no verdict.
 
 `bare` is what no bootstrap can do without, in NumPy alone: random numbers, counts at random places, and a look-up of
 all counts in another order. As soon as the counts outgrow the processor's caches, it departs from linear by itself.
@@ -15,12 +16,11 @@ all counts in another order. As soon as the counts outgrow the processor's cache
 from __future__ import annotations
 
 import json
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -35,94 +35,179 @@ from vlmed.leaderboard.read import read_submissions
 from vlmed.results.predictions import read_predictions, write_predictions
 from vlmed.results.score import score
 from vlmed.results.validate import validate_run
-from vlmed.suite.manifest import read_manifest
+from vlmed.suite.load import load_suite
+from vlmed.suite.manifest import read_manifest, write_manifest
 
 SIZES, AIM = (1_000, 10_000, 100_000, 1_000_000), 0.10
 FEWEST = 10_000  # below, what does not depend on the samples takes most of the time
-SHORT, ROUNDS = 1.0, 5  # a step of fewer seconds is repeated, and its shortest time counts
+SHORT, ROUNDS = 3.0, 5  # a step of fewer seconds is repeated, and its shortest time counts
 BARE_DRAWS = 20
-STATUS = Path("/proc/self/status")
+# Forked, so that what the code itself takes is there already and not counted.
+FORK = multiprocessing.get_context("fork")
 
 
-def measured(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """What work gives, its processor seconds, and the largest resident MiB while it ran."""
+class Submitted:
+    """The two submissions below `root`, and what they are checked with."""
+
+    def __init__(self, root: Path, samples: int) -> None:
+        self.root, self.samples = root, samples
+        self.manifests, self.submissions = root / "manifests", root / "submissions"
+        self.suite = load_suite(root / "tasks.yaml")
+        self.task = self.suite.task("chest")
+        self.runs = sorted(path.parent for path in self.submissions.rglob("result.json"))
+
+    def stored(self, run: Path) -> Any:
+        (file,) = run.glob("predictions/*.parquet")
+        return read_predictions(file, self.task)
+
+    def frozen(self) -> Any:
+        return read_manifest(self.task, self.manifests).by_id()
+
+
+def bare(it: Submitted) -> Callable[[], Any]:
+    """The least that draws take."""
+    state, order = np.random.RandomState(0), np.random.default_rng(0).permutation(it.samples)
+
+    def draw() -> None:
+        for _ in range(BARE_DRAWS):
+            counts = np.zeros(it.samples, np.uint8)
+            np.add.at(counts, (state.random_sample(it.samples) * it.samples).astype(np.intp), np.uint8(1))
+            counts.take(order)
+
+    return draw
+
+
+def freeze(it: Submitted) -> Callable[[], Any]:
+    rows = read_manifest(it.task, it.manifests).rows
+    return lambda: write_manifest(it.root / "again.csv", rows)
+
+
+def write(it: Submitted) -> Callable[[], Any]:
+    stored = it.stored(it.runs[0])
+    return lambda: write_predictions(it.root / "again.parquet", stored)
+
+
+def score_runs(it: Submitted) -> Callable[[], Any]:
+    """The first with its intervals; a table needs none of the second, and another of a million samples is a minute."""
+    first, second = map(it.stored, it.runs)
+    frozen = it.frozen()
+    _put_scores(it.runs[1], score(it.task, second, frozen, intervals=False))
+    del second
+    return lambda: _put_scores(it.runs[0], score(it.task, first, frozen))
+
+
+def _put_scores(run: Path, scores: Any) -> None:
+    result = json.loads((run / "result.json").read_text())
+    result["units"][0]["scores"] = scores
+    (run / "result.json").write_text(json.dumps(result))
+
+
+def validate(it: Submitted) -> Callable[[], Any]:
+    def work() -> None:
+        report = validate_run(it.runs[0], it.suite, it.manifests)
+        assert report.accepted, report.problems
+
+    return work
+
+
+def rank(it: Submitted) -> Callable[[], Any]:
+    entries = read_submissions(it.submissions, it.suite, it.manifests, intervals=False).entries
+
+    def work() -> None:
+        tables = rank_tables(it.suite, entries, it.manifests)
+        assert len(tables[0].rows) == 2
+        assert all(row.rank for row in tables[0].rows)
+
+    return work
+
+
+STEPS: dict[str, Callable[[Submitted], Callable[[], Any]]] = {
+    "bare": bare,
+    "freeze": freeze,
+    "manifest": lambda it: it.frozen,
+    "read": lambda it: lambda: it.stored(it.runs[0]),
+    "write": write,
+    "score": score_runs,
+    "validate": validate,
+    "rank": rank,
+}
+
+
+def status(name: str) -> float:
+    """A line of this process's status, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (found,) = (line.split()[1] for line in lines if line.startswith(name))
+    return int(found) / 1024
+
+
+def measure(name: str, root: Path, samples: int, told: Any) -> None:
+    """Tells a step's processor seconds, and its largest resident MiB, inputs included, beyond those at its start."""
     Path("/proc/self/clear_refs").write_text("5")  # Forgets the largest so far.
+    base = status("VmRSS")
+    work = STEPS[name](Submitted(root, samples))
     spent: list[float] = []
     while not spent or (len(spent) < ROUNDS and sum(spent) < SHORT):
-        value = None  # Else the memory of two rounds would be counted.
         start = time.process_time()
-        value = work()
+        work()
         spent.append(time.process_time() - start)
-    (peak,) = (line.split()[1] for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    return value, min(spent), int(peak) / 1024
+    told.put((min(spent), status("VmHWM") - base))
 
 
-def bare(samples: int) -> None:
-    """The least that draws take."""
-    state, order = np.random.RandomState(0), np.random.default_rng(0).permutation(samples)
-    for _ in range(BARE_DRAWS):
-        counts = np.zeros(samples, np.uint8)
-        np.add.at(counts, (state.random_sample(samples) * samples).astype(np.intp), np.uint8(1))
-        counts.take(order)
-
-
-def one_size(samples: int, root: Path) -> dict[str, tuple[float, float]]:
-    """Step -> processor seconds and MiB."""
+def make(root: Path, samples: int) -> None:
     factory.TASKS = {"chest@1": factory.TASKS["chest@1"]}
     factory.PENDING = set()
-    # The factory would score what is to be measured; the scores are put in below. Its ids sort up to 100,000 only.
+    # The factory would score what is to be measured; the scores are put in later. Its ids sort up to 100,000 only.
     factory.score = lambda *_: {}
     factory.sample_id = lambda index: f"s{index:07d}"
     factory.group = lambda index, per_group: f"p{index // per_group:07d}"
     world = factory.World(root, samples=samples)
-    runs = [world.add(name, skill) for name, skill in (("a", 1.0), ("b", 1.1))]
-    task = world.suite.task("chest")
-    told: dict[str, tuple[float, float]] = {}
+    for name, skill in (("a", 1.0), ("b", 1.1)):
+        world.add(name, skill)
 
-    def step(name: str, work: Callable[[], Any]) -> Any:
-        value, *told[name] = measured(work)
-        return value
 
-    step("bare", partial(bare, samples))
-    frozen = step("manifest", lambda: read_manifest(task, world.manifests).by_id())
-    for number, run in enumerate(runs):
-        (file,) = run.glob("predictions/*.parquet")
-        stored = step("read", partial(read_predictions, file, task))
-        step("write", partial(write_predictions, root / f"{number}.parquet", stored))
-        scores = step("score", partial(score, task, stored, frozen))
-        result = json.loads((run / "result.json").read_text())
-        result["units"][0]["scores"] = scores
-        (run / "result.json").write_text(json.dumps(result))
-        del stored  # Else the next one is read beside it.
-    del frozen
-    report = step("validate", lambda: validate_run(runs[0], world.suite, world.manifests))
-    assert report.accepted, report.problems
-    entries = read_submissions(world.submissions, world.suite, world.manifests, intervals=False).entries
-    tables = step("rank", lambda: rank_tables(world.suite, entries, world.manifests))
-    assert all(row.rank for row in tables[0].rows)
-    return told
+def forked(work: Callable[..., None], *arguments: Any) -> None:
+    process = FORK.Process(target=work, args=arguments)
+    process.start()
+    process.join()
+    assert process.exitcode == 0, (work, arguments[:1])
+
+
+def one_size(samples: int, before: dict[str, float]) -> dict[str, float]:
+    """Step -> processor seconds per sample, told beside those of the size before."""
+    print(f"{samples:,} samples", flush=True)
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "world"
+        forked(make, root, samples)
+        for name in STEPS:
+            told = FORK.SimpleQueue()
+            forked(measure, name, root, samples, told)
+            seconds, mib = told.get()
+            found[name] = seconds / samples
+            print(
+                f"  {name:8} {1e9 * found[name]:8,.0f} ns a sample {verdict(found[name], before.get(name)):24}"
+                f"{mib:7,.0f} MiB, {mib * 2**20 / samples:9,.0f} bytes a sample",
+                flush=True,
+            )
+    return found
+
+
+def verdict(now: float, before: float | None) -> str:
+    """How the time per sample grew, against the aim."""
+    if before is None:
+        return ""
+    growth = now / before - 1
+    word = "MISS" if growth > AIM else "falls" if growth < -AIM else "linear"
+    return f"{growth:+.0%} {word}"
 
 
 def main() -> None:
-    told: dict[int, dict[str, Any]] = {}
-    for samples in map(int, sys.argv[1:] or SIZES):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, __file__, "--one", str(samples), f"{folder}/world"]
-            told[samples] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        steps = ", ".join(
-            f"{step} {1e9 * s / samples:,.0f} ns {mib:.0f} MiB" for step, (s, mib) in told[samples].items()
-        )
-        print(f"{samples:>9,} samples, per sample: {steps}", flush=True)
-    for few, many in pairwise(sorted(size for size in told if size >= FEWEST)):
-        print(f"from {few:,} to {many:,} samples (aim at most {AIM:+.0%}):")
-        for name, (spent, mib) in told[many].items():
-            growth = (spent / many) / (told[few][name][0] / few) - 1
-            more = 1e6 * (mib - told[few][name][1]) / (many - few)
-            print(f"  {name:8} time per sample {growth:+.0%}, {more:,.0f} MiB for a million samples more")
+    sizes = sorted(map(int, sys.argv[1:] or SIZES))
+    print(f"time per sample against the size before: aim at most {AIM:+.0%}; memory beyond the code's own")
+    found: dict[str, float] = {}
+    for few, samples in pairwise([0, *sizes]):
+        found = one_size(samples, found if few >= FEWEST else {})
 
 
 if __name__ == "__main__":
-    if "--one" in sys.argv:
-        print(json.dumps(one_size(int(sys.argv[2]), Path(sys.argv[3]))))
-    else:
-        main()
+    main()

@@ -288,7 +288,7 @@ def one_text(rows: int, text: str) -> pa.Table:
 
 
 def numbers_without_end(path: Path) -> None:
-    pq.write_table(table(rows=2, width=7_000_000), path)
+    pq.write_table(table(rows=2, width=9_000_000), path)
 
 
 def long_footer(path: Path) -> None:
@@ -315,6 +315,7 @@ BOMBS = {
     "one text of megabytes": (bomb(lambda: table(name="x" * 2**21)), "a text too long"),
     "pages of zeros": (bomb(lambda: table(rows=50_000, name="x" * 3_000), use_dictionary=False), "too many rows"),
     "numbers without end": (numbers_without_end, "numbers"),
+    "as many numbers as are read": (bomb(lambda: table(rows=2, width=8_000_000)), "a row of another length"),
     "rows without end": (bomb(lambda: table(rows=2**20 + 1, name="x")), "too many rows"),
     "prefixes": (
         bomb(lambda: table(), use_dictionary=False, column_encoding={"sample_id": "DELTA_BYTE_ARRAY"}), "encoding 7"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from submission_factory import World
 from vlmed.errors import InputError
 from vlmed.results import columns
+from vlmed.results.pages import check_pages
 from vlmed.results.predictions import parse_predictions, read_predictions, write_predictions
 
 SAMPLES = 120
@@ -85,3 +88,14 @@ def test_texts_of_all_groups_count_together(
     monkeypatch.setattr(columns, "_MOST_TEXT", 12 * SAMPLES - 1)
     with pytest.raises(InputError, match="too much text"):
         read_predictions(tmp_path / "a", task)
+
+
+@pytest.mark.parametrize(("classes", "fits"), [(12, True), (16, False)])
+def test_a_million_samples_of_a_dozen_classes_are_read(tmp_path: Path, classes: int, fits: bool) -> None:
+    rows = 1_000_000
+    zeros = pa.array(np.zeros(rows * classes, np.float32))
+    lists = pa.ListArray.from_arrays(pa.array(np.arange(rows + 1, dtype=np.int32) * classes), zeros)
+    pq.write_table(pa.table({"target": np.zeros(rows, np.int32), "probabilities": lists}), tmp_path / "a")
+    content = (tmp_path / "a").read_bytes()
+    with nullcontext() if fits else pytest.raises(InputError, match=r"the pages declare \d+ numbers"):
+        check_pages(content, pq.ParquetFile(pa.BufferReader(content)).metadata, tmp_path / "a")

@@ -54,11 +54,8 @@ def test_answers_are_left_to_the_rows(world: World) -> None:
 
 def swapped(values: Any) -> Any:
     """The first two of a column, exchanged."""
-    return (
-        type(values)([values[1], values[0], *values[2:]])
-        if isinstance(values, list)
-        else values[[1, 0, *range(2, len(values))]]
-    )
+    changed = [values[1], values[0], *values[2:]]
+    return np.array(changed) if isinstance(values, np.ndarray) else changed
 
 
 CHANGES: dict[str, Callable[[Any], Any]] = {

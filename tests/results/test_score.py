@@ -124,6 +124,7 @@ def test_values_are_the_same_with_intervals_and_without(tmp_path: Path, name: st
     quick, full = (score(scored, stored, manifest, intervals) for intervals in (False, True))
     assert without_ends(quick["metrics"]) == without_ends(full["metrics"])
     assert {**quick, "metrics": 0} == {**full, "metrics": 0}
+    assert (full["metrics"]["clean"] == full["metrics"]["all"]) == (leaky == 0)
     for field, size in (("b", 60), ("c", 30)):
         for value, found in full["subgroups"][field]["values"].items():
             chosen = [each for each in manifest if f"{field}={value}" in manifest[each].subgroups.split(";")]

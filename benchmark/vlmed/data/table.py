@@ -69,7 +69,7 @@ def build_table(task: Task, records: Iterable[Record], manifest: Manifest | None
     problems = [*_label_problems(task, chosen), *_duplicate_problems(task, chosen)]
     if problems:
         raise InputError(problems)
-    rows = manifest.by_id() if manifest else {}
+    rows = {row.sample_id: row for row in manifest.rows} if manifest else {}
     drafts = (_sample(task, record, rows.get(record.id)) for record in chosen)
     samples = tuple(sorted((sample for sample in drafts if sample), key=lambda sample: sample.id))
     table = TaskTable(task, samples)
@@ -85,7 +85,7 @@ def manifest_rows(table: TaskTable, leaks: Mapping[str, str]) -> list[Row]:
 
 def manifest_problems(table: TaskTable, manifest: Manifest) -> list[Problem]:
     """Every sample that is missing, extra or not as frozen. An empty list proves the data to be the frozen ones."""
-    frozen = manifest.by_id()
+    frozen = {row.sample_id: row for row in manifest.rows}
     mine = {row.sample_id: row for row in manifest_rows(table, {})}
     file = manifest.file
     missing, extra = frozen.keys() - mine.keys(), mine.keys() - frozen.keys()

@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from vlmed.metrics.vqa import Answered, score_answers
-from vlmed.results.columns import lists, parse_table, schema_of, texts, write_table
+from vlmed.results.columns import lists, parse_table, schema_of, stored_texts, texts, write_table
 
 _LIST = pa.list_(pa.string())
 SCHEMA = schema_of(
@@ -97,10 +97,10 @@ def write_answered(path: Path, predictions: AnswerPredictions) -> None:
 def parse_answered(content: bytes, path: Path, most_rows: int | None = None) -> AnswerPredictions:
     """As `predictions.parse_predictions`."""
     table = parse_table(content, path, SCHEMA, most_rows)
-    column = {name: table[name].to_pylist() for name in SCHEMA.names if name != "candidates"}
+    column = {name: table[name].to_pylist() for name in SCHEMA.names[2:] if name != "candidates"}
     return AnswerPredictions(
-        sample_ids=column["sample_id"],
-        groups=column["group"],
+        sample_ids=stored_texts(table, "sample_id"),
+        groups=stored_texts(table, "group"),
         targets=column["target"],
         closed=np.array(column["closed"], bool),
         candidates=lists(table, "candidates", path),

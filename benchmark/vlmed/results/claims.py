@@ -27,7 +27,8 @@ from vlmed.metrics.polar import polarity as polarity_of
 from vlmed.metrics.retrieval import TOP
 from vlmed.results.predictions import AnswerPredictions, ClassificationPredictions, Predictions, RetrievalPredictions
 from vlmed.results.ranked import COLUMNS
-from vlmed.suite.manifest import Manifest, Row
+from vlmed.suite.frozen_rows import Keyed, Row
+from vlmed.suite.manifest import Manifest
 from vlmed.suite.questions import FrozenQuestion, candidates_digest
 from vlmed.suite.types import Task
 
@@ -58,7 +59,8 @@ class Claims:
             test: Sample id -> row of the manifest's test split, for whoever has it already.
         """
         if manifest:
-            yield from self._sample_problems(test or {row.sample_id: row for row in manifest.split("test")})
+            rows = Keyed.of(test).rows if test else manifest.split("test")
+            yield from self._sample_problems({row.sample_id: row for row in rows})
         if isinstance(self.predictions, RetrievalPredictions):
             yield from _ranking_problems(self.predictions, self.file)
         elif isinstance(self.predictions, AnswerPredictions):

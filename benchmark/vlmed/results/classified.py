@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vlmed.errors import InputError
 from vlmed.metrics.classification import Classified
-from vlmed.results.columns import numbers, parse_table, schema_of, texts, write_table
+from vlmed.results.columns import numbers, parse_table, schema_of, stored_texts, texts, write_table
 
 _VECTOR = pa.list_(pa.float32())
 SCHEMA = schema_of(target=pa.int32(), probabilities=_VECTOR, by_template=_VECTOR)
@@ -71,8 +71,8 @@ def parse_classified(
     table = parse_table(content, path, SCHEMA, most_rows)
     templates = _matrix(table, "by_template", path, classes, None)
     return ClassificationPredictions(
-        sample_ids=table["sample_id"].to_pylist(),
-        groups=table["group"].to_pylist(),
+        sample_ids=stored_texts(table, "sample_id"),
+        groups=stored_texts(table, "group"),
         targets=numbers(table, "target"),
         probabilities=_matrix(table, "probabilities", path, classes, classes),
         by_template=templates.reshape(len(templates), -1, classes) if len(templates) else np.empty((0, 0, classes)),

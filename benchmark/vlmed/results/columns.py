@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vlmed.errors import InputError, Problem
 from vlmed.files import new_file
 from vlmed.results.pages import check_footer, check_pages
+from vlmed.suite.texts import Texts
 
 LARGEST_FILE = 64 * 2**20
 # Rows of a file whose task has no frozen test set to tell their number.
@@ -74,9 +75,14 @@ def numbers(table: pa.Table, name: str) -> NDArray[np.int64]:
     return column
 
 
-def texts(values: Sequence[str]) -> pa.Array:
+def texts(values: Iterable[str]) -> pa.Array:
     """A column of texts."""
-    return pa.array(values, pa.string())
+    return Texts.of(values).array
+
+
+def stored_texts(table: pa.Table, name: str) -> Texts:
+    """A column of texts, (N,)."""
+    return Texts(table[name].combine_chunks())
 
 
 def lists(table: pa.Table, name: str, path: Path) -> list[tuple[str, ...]]:

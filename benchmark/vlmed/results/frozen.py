@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlmed.suite.manifest import FOLDER, Manifest, Row, read_manifest
+from vlmed.suite.frozen_rows import Keyed
+from vlmed.suite.manifest import FOLDER, Manifest, read_manifest
 from vlmed.suite.questions import FrozenQuestion, read_questions
 from vlmed.suite.types import Task
 
@@ -21,7 +22,7 @@ class Frozen:
 
     folder: Path = FOLDER
     _manifests: dict[str, Manifest] = field(default_factory=dict, repr=False)
-    _tests: dict[str, Mapping[str, Row]] = field(default_factory=dict, repr=False)
+    _tests: dict[str, Keyed] = field(default_factory=dict, repr=False)
     _questions: dict[str, Mapping[str, FrozenQuestion] | None] = field(default_factory=dict, repr=False)
 
     def manifest(self, task: Task) -> Manifest:
@@ -30,10 +31,10 @@ class Frozen:
             self._manifests[task.id] = read_manifest(task, self.folder)
         return self._manifests[task.id]
 
-    def test(self, task: Task) -> Mapping[str, Row]:
+    def test(self, task: Task) -> Keyed:
         """Sample id -> its row, of the test split; raises as `read_manifest`."""
         if task.id not in self._tests:
-            self._tests[task.id] = {row.sample_id: row for row in self.manifest(task).split("test")}
+            self._tests[task.id] = Keyed(self.manifest(task).split("test"))
         return self._tests[task.id]
 
     def questions(self, task: Task) -> Mapping[str, FrozenQuestion] | None:

@@ -18,8 +18,10 @@ import pyarrow.parquet as pq
 from vlmed.errors import InputError
 from vlmed.results.thrift import Compact
 
-# Numbers take some twenty bytes each until they are scored, texts some hundred.
-_MOST = {"pages": 50_000, "bytes": 128 * 2**20, "texts": 4_000_000, "numbers": 12_000_000}
+# Numbers take some twenty bytes each until they are scored, so that the most take 320 MiB; texts take some hundred.
+# Probabilities hardly compress: whoever declares more numbers than `columns.LARGEST_FILE` holds at four bytes each is
+# no honest writer. A million samples of twelve classes are 13 million.
+_MOST = {"pages": 50_000, "bytes": 128 * 2**20, "texts": 4_000_000, "numbers": 2**24}
 _LONGEST_FOOTER = 2**20
 # Page types whose values are counted, each with the field of its header and, there, of its encoding.
 _DATA = {0: (5, 2), 3: (8, 4)}

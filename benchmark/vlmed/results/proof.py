@@ -16,7 +16,7 @@ from vlmed.hashing import target_digest
 from vlmed.metrics.retrieval import TOP
 from vlmed.results.predictions import ClassificationPredictions, Predictions, RetrievalPredictions
 from vlmed.results.ranked import Found
-from vlmed.suite.manifest import Row
+from vlmed.suite.frozen_rows import Keyed, Row, Rows
 from vlmed.suite.types import Task
 
 _Integers = NDArray[np.int64]
@@ -26,23 +26,24 @@ def plainly_right(task: Task, predictions: Predictions, test: Mapping[str, Row])
     """Whether `claims` would find no problem; a no says nothing, and answers to questions always get one.
 
     Args:
-        test: Sample id -> row of the manifest's test split, in its order.
+        test: Sample id -> row of the manifest's test split.
     """
-    rows = test.values()
-    if list(predictions.sample_ids) != list(test) or list(predictions.groups) != [row.group for row in rows]:
+    frozen = Keyed.of(test)
+    if predictions.sample_ids != frozen.ids or predictions.groups != frozen.rows.texts("group"):
         return False
     if isinstance(predictions, ClassificationPredictions):
-        return _has_classes(task, predictions.targets, [row.target for row in rows])
+        return _has_classes(task, predictions.targets, frozen.rows)
     if isinstance(predictions, RetrievalPredictions):
-        keys = zip(predictions.targets, rows, strict=True)
-        return all(key == row.target or not row.target for key, row in keys) and _agrees(predictions)
+        keys = zip(predictions.targets, frozen.rows.texts("target"), strict=True)
+        return all(key == target or not target for key, target in keys) and _agrees(predictions)
     return False
 
 
-def _has_classes(task: Task, targets: _Integers, frozen: list[str]) -> bool:
+def _has_classes(task: Task, targets: _Integers, frozen: Rows) -> bool:
+    known, numbers = frozen.folded("target")
     digests = [target_digest(task.name, spec.name) for spec in task.classes]
-    known = bool(((targets >= 0) & (targets < len(digests))).all())
-    return known and [digests[index] for index in targets.tolist()] == frozen
+    places = np.array([known.index(each) if each in known else -1 for each in digests])
+    return bool(((targets >= 0) & (targets < len(digests))).all() and (places[targets] == numbers).all())
 
 
 def _agrees(predictions: RetrievalPredictions) -> bool:

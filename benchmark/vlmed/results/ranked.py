@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from vlmed.metrics.retrieval import Ranked, Retrieved
-from vlmed.results.columns import lists, numbers, parse_table, schema_of, texts, write_table
+from vlmed.results.columns import lists, numbers, parse_table, schema_of, stored_texts, texts, write_table
 
 # Direction -> what its columns, and what its metrics' names in `scores`, begin with.
 COLUMNS = {"image_to_text": "i2t_", "text_to_image": "t2i_"}
@@ -109,8 +109,8 @@ def parse_ranked(content: bytes, path: Path, most_rows: int | None = None) -> Re
     """As `predictions.parse_predictions`."""
     table = parse_table(content, path, SCHEMA, most_rows)
     return RetrievalPredictions(
-        sample_ids=table["sample_id"].to_pylist(),
-        groups=table["group"].to_pylist(),
+        sample_ids=stored_texts(table, "sample_id"),
+        groups=stored_texts(table, "group"),
         targets=table["target"].to_pylist(),
         image_to_text=_found(table, COLUMNS["image_to_text"], path),
         text_to_image=_found(table, COLUMNS["text_to_image"], path),

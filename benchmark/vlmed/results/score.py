@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from vlmed.metrics.classification import Classified, Counts, Indices
-from vlmed.metrics.inputs import number_groups
 from vlmed.metrics.intervals import Estimate
 from vlmed.metrics.table import METRICS, Samples, evaluate_samples, metrics_named, values_of
 from vlmed.metrics.vqa import OPEN
 from vlmed.results.predictions import AnswerPredictions, ClassificationPredictions, Predictions
 from vlmed.results.ranked import PREFIXES
-from vlmed.suite.manifest import Row
+from vlmed.suite.frozen_rows import Keyed, Row
+from vlmed.suite.texts import Texts
 from vlmed.suite.types import Kind, Task
 
 DIGITS = 6
@@ -26,8 +27,7 @@ _SMALLEST_SUBGROUP = 20
 # Parts that are scored together; their counts take memory.
 _TOGETHER = 32
 _Known = Mapping[str, Mapping[str, Estimate]]  # prefix -> name -> estimate
-_Members = dict[str, list[int]]  # value -> samples
-_NO_ROW = Row("", "", "", "", "")
+_Members = dict[str, Indices]  # value -> samples
 _NOTHING = {"value": None, "low": None, "high": None, "undefined": "no sample is left"}
 # What stands beside a task's own metrics. Published results hold exactly these, so that the lists may never change.
 _FURTHER: Mapping[Kind, tuple[str, ...]] = {
@@ -69,9 +69,9 @@ def score(
     Raises:
         InputError: A prediction is not one of its kind, or a target is out of range; names the row.
     """
-    names = predictions.sample_ids
-    rows = None if frozen is None else [frozen.get(name, _NO_ROW) for name in names]
-    clean = None if rows is None else np.flatnonzero([not row.leaks for row in rows])
+    names = Texts.of(predictions.sample_ids)
+    rows = None if frozen is None else Keyed.of(frozen)
+    clean = None if rows is None else _clean(names, rows)
     parts: dict[str, Indices | None] = {"all": np.arange(len(names)), "clean": clean}
     present = {part: chosen for part, chosen in parts.items() if chosen is not None and len(chosen)}
     known = (_with_intervals if intervals else _without_intervals)(task, predictions, present)
@@ -79,15 +79,21 @@ def score(
         "n": {
             "all": len(names),
             "clean": None if clean is None else len(clean),
-            "groups": len(set(predictions.groups)),
+            "groups": pc.count_distinct(Texts.of(predictions.groups).array).as_py(),
             **_answer_counts(predictions),
         },
         "metrics": {
             part: None if chosen is None else _metrics(task, known.get(part)) for part, chosen in parts.items()
         },
-        "subgroups": None if rows is None else _subgroups(task, predictions, rows),
+        "subgroups": None if rows is None else _subgroups(task, predictions, names, rows),
         "prompt_sensitivity": _prompt_sensitivity(task, predictions),
     }
+
+
+def _clean(names: Texts, rows: Keyed) -> Indices:
+    """Those of the samples that don't leak; what is in no manifest doesn't."""
+    leaks, numbers = rows.folded("leaks", names)
+    return np.flatnonzero(np.isin(numbers, [number for number, kinds in enumerate(leaks) if not kinds]))
 
 
 def _answer_counts(predictions: Predictions) -> dict[str, int]:
@@ -113,14 +119,18 @@ def _names(task: Task) -> list[str]:
 
 def _with_intervals(task: Task, predictions: Predictions, parts: Mapping[str, Indices]) -> dict[str, _Known]:
     # Numbered once, in the order of their names, so that each part numbers numbers.
-    names, groups = _names(task), number_groups(predictions.groups, len(predictions.groups))
-    return {
-        part: {
+    names, groups = _names(task), Texts.of(predictions.groups).numbers()
+    known: dict[str, _Known] = {}
+    for part, chosen in parts.items():
+        # A part that leaves nobody out is scored already.
+        if known and len(chosen) == len(groups):
+            known[part] = known["all"]
+            continue
+        known[part] = {
             prefix: evaluate_samples(names, samples, groups[chosen], _DRAWS, _SEED)
             for prefix, samples in predictions.samples(chosen).items()
         }
-        for part, chosen in parts.items()
-    }
+    return known
 
 
 def _without_intervals(task: Task, predictions: Predictions, parts: Mapping[str, Indices]) -> dict[str, _Known]:
@@ -158,11 +168,11 @@ def _estimate(estimate: Estimate) -> dict[str, Any]:
     return numbers | ({"undefined": estimate.reason} if estimate.reason else {})
 
 
-def _subgroups(task: Task, predictions: Predictions, rows: Sequence[Row]) -> dict[str, Any]:
+def _subgroups(task: Task, predictions: Predictions, ids: Texts, rows: Keyed) -> dict[str, Any]:
     """The main metric of every subgroup that is large enough, the worst of them, and its distance to the best."""
-    members = _members(predictions, rows)
+    members = _members(predictions, ids, rows)
     large = {
-        (name, value): np.array(chosen)
+        (name, value): chosen
         for name, values in members.items()
         for value, chosen in values.items()
         if len(chosen) >= _SMALLEST_SUBGROUP
@@ -175,17 +185,25 @@ def _subgroups(task: Task, predictions: Predictions, rows: Sequence[Row]) -> dic
     }
 
 
-def _members(predictions: Predictions, rows: Sequence[Row]) -> dict[str, _Members]:
+def _members(predictions: Predictions, ids: Texts, rows: Keyed) -> dict[str, _Members]:
     """The samples of every value of every field."""
-    claimed = predictions.question_types if isinstance(predictions, AnswerPredictions) else [""] * len(rows)
-    alike: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, (row, question_type) in enumerate(zip(rows, claimed, strict=True)):
-        alike[row.subgroups, question_type].append(index)
-    members: dict[str, _Members] = defaultdict(lambda: defaultdict(list))
-    for labels, indices in alike.items():
-        for name, value in _labels(*labels):
-            members[name][value] += indices
-    return members
+    subgroups, numbers = rows.folded("subgroups", ids)
+    types, claimed = [""], np.zeros(len(ids), np.int64)
+    if isinstance(predictions, AnswerPredictions):
+        different, claimed = np.unique(np.array(predictions.question_types, object), return_inverse=True)
+        types = different.tolist()
+    alike: dict[str, dict[str, list[Indices]]] = defaultdict(lambda: defaultdict(list))
+    for number, chosen in _alike(numbers * len(types) + claimed):
+        for name, value in _labels(subgroups[number // len(types)], types[number % len(types)]):
+            alike[name][value].append(chosen)
+    return {name: {value: np.concatenate(parts) for value, parts in values.items()} for name, values in alike.items()}
+
+
+def _alike(numbers: Indices) -> list[tuple[int, Indices]]:
+    """Each different number and where it stands."""
+    order = np.argsort(numbers, kind="stable")
+    starts = np.flatnonzero(np.diff(numbers[order], prepend=-1))
+    return [(int(numbers[part[0]]), part) for part in np.split(order, starts)[1:]]
 
 
 def _labels(subgroups: str, question_type: str) -> Iterator[tuple[str, str]]:
@@ -196,7 +214,7 @@ def _labels(subgroups: str, question_type: str) -> Iterator[tuple[str, str]]:
         yield "question_type", question_type
 
 
-def _fairness(task: Task, metric: Mapping[str, float | None], members: Mapping[str, list[int]]) -> dict[str, Any]:
+def _fairness(task: Task, metric: Mapping[str, float | None], members: _Members) -> dict[str, Any]:
     defined = {value: number for value, number in metric.items() if number is not None}
     better = METRICS[task.main_metric].higher_is_better
     worst = (min if better else max)(sorted(defined), key=lambda value: defined[value], default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vlmed.errors import InputError, Problem
@@ -94,11 +95,13 @@ def _prompt_problems(task: Task, place: str) -> list[Problem]:
 def _frozen_problems(task: Task, folder: Path) -> list[Problem]:
     try:
         manifest = read_manifest(task, folder)
+        # Gone through many times.
+        manifest = replace(manifest, rows=tuple(manifest.rows))
     except InputError as error:
         return error.problems
     problems = [*_target_problems(task, manifest), *_split_problems(task, manifest)]
     if task.kind == "vqa":
-        problems += question_problems(task, (row.sample_id for row in manifest.split("test")), folder)
+        problems += question_problems(task, (row.sample_id for row in manifest.rows if row.split == "test"), folder)
     return [*problems, *_leak_problems(manifest), *_mark_problems(manifest)]
 
 

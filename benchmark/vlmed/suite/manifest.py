@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from vlmed.errors import InputError, MissingError, Problem
-from vlmed.files import write_text
+from vlmed.files import new_file
 from vlmed.hashing import file_hash
+from vlmed.suite.frozen_rows import COLUMNS, SCHEMA, Keyed, Row, Rows
 from vlmed.suite.types import SPLITS, Task
 
+__all__ = ["COLUMNS", "FOLDER", "Manifest", "Row", "manifest_path", "read_manifest", "write_manifest"]
+
 FOLDER = Path(__file__).parent / "manifests"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One sample of a manifest.
-
-    Attributes:
-        sample_id: The record's id.
-        split: `train`, `val` or `test`.
-        image: `vlmed.hashing.pixel_hash` of its image; empty where only ids could be frozen.
-        group: The coarsest published identity.
-        target: `vlmed.hashing.target_digest`, salted with the task's name.
-        subgroups: `field=value` pairs joined by `;`.
-        leaks: Kinds of confirmed leak that this test sample has, joined by `;`. Empty means clean.
-    """
-
-    sample_id: str
-    split: str
-    image: str
-    group: str
-    target: str
-    subgroups: str = ""
-    leaks: str = ""
-
-
-COLUMNS = tuple(field.name for field in fields(Row))
 
 
 @dataclass(frozen=True)
@@ -49,15 +26,15 @@ class Manifest:
     """A task's samples, sorted by id."""
 
     file: str
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
 
-    def split(self, name: str) -> list[Row]:
+    def split(self, name: str) -> Rows:
         """The rows of one split, in id order."""
-        return [row for row in self.rows if row.split == name]
+        return Rows.of(self.rows).of_split(name)
 
-    def by_id(self) -> Mapping[str, Row]:
+    def by_id(self) -> Keyed:
         """The rows keyed by sample id."""
-        return {row.sample_id: row for row in self.rows}
+        return Keyed(Rows.of(self.rows))
 
 
 def manifest_path(task: Task, folder: Path = FOLDER) -> Path:
@@ -92,9 +69,9 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> str:
     Raises:
         InputError: A value holds a comma, a quote or a line end, which would make the file hard to diff.
     """
-    ordered = sorted(rows, key=lambda row: row.sample_id)
-    lines = [",".join(COLUMNS), *(_line(row, path) for row in ordered)]
-    write_text(path, "\n".join(lines) + "\n")
+    with new_file(path) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(",".join(COLUMNS) + "\n")
+        file.writelines(f"{_line(row, path)}\n" for row in Rows.of(rows).by_id())
     return file_hash(path)
 
 
@@ -114,8 +91,8 @@ def _hash_problems(task: Task, path: Path) -> list[Problem]:
     return [Problem("this is not the frozen manifest", path.name, "sha256", task.manifest, got, hint)]
 
 
-def _read_rows(path: Path, problems: list[Problem]) -> tuple[Row, ...]:
-    convert = pacsv.ConvertOptions(column_types={name: pa.string() for name in COLUMNS}, strings_can_be_null=False)
+def _read_rows(path: Path, problems: list[Problem]) -> Rows:
+    convert = pacsv.ConvertOptions(column_types=SCHEMA, strings_can_be_null=False)
     try:
         table = pacsv.read_csv(path, convert_options=convert)
     except pa.ArrowInvalid as error:
@@ -123,18 +100,12 @@ def _read_rows(path: Path, problems: list[Problem]) -> tuple[Row, ...]:
     if tuple(table.column_names) != COLUMNS:
         got = ",".join(table.column_names)
         raise InputError([*problems, Problem("wrong columns", path.name, "row 1", ",".join(COLUMNS), got)])
-    columns = [_texts(table[name]) for name in COLUMNS]
-    return tuple(map(Row, *columns))
+    return Rows(table)
 
 
-def _texts(column: pa.ChunkedArray) -> list[str]:
-    """A column as texts; one that stands in many rows, such as a target, takes memory once."""
-    folded = column.combine_chunks().dictionary_encode()
-    texts: list[str] = np.array(folded.dictionary.to_pylist(), object)[folded.indices.to_numpy()].tolist()
-    return texts
-
-
-def _row_problems(rows: tuple[Row, ...], file: str) -> list[Problem]:
+def _row_problems(rows: Rows, file: str) -> list[Problem]:
+    if _plainly_right(rows):
+        return []
     problems = []
     previous = ""
     for line, row in enumerate(rows, start=2):
@@ -145,3 +116,11 @@ def _row_problems(rows: tuple[Row, ...], file: str) -> list[Problem]:
             problems.append(Problem("unknown split", file, f"row {line}", "train, val or test", row.split))
         previous = row.sample_id
     return problems
+
+
+def _plainly_right(rows: Rows) -> bool:
+    """Whether there is no problem, asked of whole columns."""
+    ids = rows.texts("sample_id").array
+    # Arrow compares texts by their bytes in UTF-8, which sorts them as Python does.
+    rising = pc.all(pc.greater(ids[1:], ids[:-1])).as_py() and ids[0].as_py()
+    return bool(rising) and set(rows.folded("split")[0]) <= set(SPLITS)

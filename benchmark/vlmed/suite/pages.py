@@ -164,7 +164,7 @@ def _split(task: Task, manifest: Manifest | None) -> Iterator[str]:
             "here. Until then results are accepted with a warning and compared on all test samples."
         )
         return
-    parts: dict[str, list[Row]] = {name: manifest.split(name) for name in SPLITS}
+    parts: dict[str, Sequence[Row]] = {name: manifest.split(name) for name in SPLITS}
     parts["clean test"] = _clean(parts["test"])
     yield _table(("", *parts), _counts(task, parts))
     yield f"Manifest: `{manifest_path(task).name}`, SHA-256 `{task.manifest[:12]}`…"

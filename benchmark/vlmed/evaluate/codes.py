@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vlmed.evaluate.cut import Cut, cut_of
 from vlmed.models.protocols import ImageEncoder
 
 _LEVELS = 256
@@ -27,10 +28,12 @@ class Codes:
     Attributes:
         shape: (3, H, W) of a preprocessed image.
         levels: (3, 256) float32, rising along each row.
+        cut: Gives the numbers without the image's being computed; None where that is not known to be the same.
     """
 
     shape: tuple[int, int, int]
     levels: NDArray[np.float32]
+    cut: Cut | None = None
 
     @staticmethod
     def of(encoder: ImageEncoder) -> Codes | None:
@@ -45,7 +48,18 @@ class Codes:
             if all(len(known) >= _LEVELS for known in found):
                 break
         fits = all(len(known) == _LEVELS for known in found)
-        return Codes(shape, np.stack(found)) if fits else None
+        if not fits:
+            return None
+        levels = np.stack(found)
+        return Codes(shape, levels, cut_of(encoder, levels))
+
+    def read(self, image: Image.Image) -> NDArray[np.uint8] | None:
+        """Numbers of levels of a decoded image, uint8 (3, H, W); None where only its pixels tell them.
+
+        Raises:
+            InputError: The image has more than 8 bits per channel.
+        """
+        return self.cut.of(image, self.shape) if self.cut else None
 
     def encode(self, pixels: NDArray[np.float32]) -> NDArray[np.uint8] | None:
         """Numbers of levels, uint8 like `pixels` (3, H, W); None where `decode` would give anything else back."""

@@ -8,7 +8,7 @@ import threading
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from io import FileIO
 from pathlib import Path
@@ -26,6 +26,7 @@ from vlmed.models.protocols import ImageEncoder
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
 # What resizes images; another version may do it otherwise.
 _LIBRARIES = ("pillow", "torch", "torchvision", "transformers", "open_clip_torch", "timm", "numpy")
@@ -36,6 +37,7 @@ _GIB = 2**30
 _DEFAULT_GIB = 16
 
 
+@cache
 def libraries() -> dict[str, str]:
     """The versions on which the pixels and the features of an image depend."""
     return {name: metadata.version(name) for name in _LIBRARIES}
@@ -83,9 +85,9 @@ class PixelStore:
         """
         import torch
 
-        codes, rows = self._opened(dataset)
-        if codes is None or rows is None:
+        if not (opened := self._opened(dataset)):
             return torch.stack([self._preprocessed(dataset, image) for image in images])
+        codes, rows = opened
         on_gpu = str(getattr(self.encoder, "device", "cpu")).startswith("cuda")
         batch = torch.empty((len(images), *codes.shape), pin_memory=on_gpu)
         for image, out in zip(images, batch.numpy(), strict=True):
@@ -94,28 +96,44 @@ class PixelStore:
                 with stage("preprocess"):
                     codes.decode(kept.reshape(codes.shape), out)
             else:
-                out[:] = self._preprocessed(dataset, image).numpy()
-                if rows.has_room and (found := codes.encode(out)) is not None:
+                made = self._make(dataset, image, codes, out)
+                if rows.has_room and (found := codes.encode(out) if made is None else made) is not None:
                     rows.put(row, found)
         return batch
 
+    def _make(
+        self, dataset: PreparedDataset, image: str, codes: Codes, out: NDArray[np.float32]
+    ) -> NDArray[np.uint8] | None:
+        """Preprocess an image into `out`; gives its numbers of levels where they are known without looking at `out`."""
+        decoded = self._decoded(dataset, image)
+        with stage("preprocess"):
+            if (found := codes.read(decoded)) is not None:
+                codes.decode(found, out)
+            else:
+                out[:] = self.encoder.preprocess(decoded).numpy()
+        return found
+
     def _preprocessed(self, dataset: PreparedDataset, image: str) -> torch.Tensor:
-        with stage("decode"):
-            decoded = dataset.image(image)
+        decoded = self._decoded(dataset, image)
         with stage("preprocess"):
             return self.encoder.preprocess(decoded)
+
+    def _decoded(self, dataset: PreparedDataset, image: str) -> Image.Image:
+        with stage("decode"):
+            return dataset.image(image)
 
     @cached_property
     def _codes(self) -> Codes | None:
         return Codes.of(self.encoder)
 
-    def _opened(self, dataset: PreparedDataset) -> tuple[Codes | None, _Rows | None]:
+    def _opened(self, dataset: PreparedDataset) -> tuple[Codes, _Rows] | None:
         with self._lock:
             if self.budget == 0 or self._codes is None:
-                return None, None
+                return None
             if dataset.folder not in self._rows:
                 self._rows[dataset.folder] = self._open(dataset, int(np.prod(self._codes.shape)))
-            return self._codes, self._rows[dataset.folder]
+            rows = self._rows[dataset.folder]
+            return (self._codes, rows) if rows else None
 
     def _open(self, dataset: PreparedDataset, length: int) -> _Rows | None:
         key = digest([libraries(), self.encoder.preprocessing, list(dataset.places)])

@@ -19,6 +19,7 @@ from vlmed.files import cache_root
 from vlmed.progress import Silent, Terminal
 from vlmed.results.compare import Comparison, Run, compare_runs, manifests_of, read_run
 from vlmed.results.rows import Row, rows_of
+from vlmed.results.shown import shown, shown_p
 from vlmed.suite.check import definition_problems
 from vlmed.suite.load import load_suite as read_suite
 from vlmed.suite.types import Suite
@@ -40,8 +41,6 @@ __all__ = [
     "load_task",
 ]
 
-# As `compare_metrics` draws.
-_DRAWS = 1000
 Location = str | Path
 Names = str | Iterable[str]
 
@@ -280,15 +279,6 @@ def names_in(listed: Names) -> list[str]:
     return found
 
 
-def shown_p(p: float) -> str:
-    """A p-value as far as the draws behind it can tell it; below one in all of them it is only known to be smaller.
-
-    >>> shown_p(0.0321), shown_p(0.0)
-    ('0.032', '< 0.001')
-    """
-    return f"{p:.2g}" if p >= 1 / _DRAWS else f"< {1 / _DRAWS:g}"
-
-
 def _refuse(given: Mapping[str, object], of: str, hint: str) -> None:
     if wrong := [name for name, value in given.items() if value]:
         raise UsageError(f"only {of} takes {' and '.join(wrong)}", hint=hint)
@@ -316,5 +306,5 @@ def _told(row: Comparison) -> str:
         test = (
             f"difference {row.difference:+.4f} ({row.low:+.4f} to {row.high:+.4f}), p {p if p[0] == '<' else '= ' + p}"
         )
-    values = " against ".join("undefined" if value is None else f"{value:.4f}" for value in (row.first, row.second))
+    values = " against ".join("undefined" if value is None else shown(value) for value in (row.first, row.second))
     return f"  {row.unit}: {row.metric} {values} on {row.n} samples ({row.samples}); {test}"

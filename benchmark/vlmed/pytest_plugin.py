@@ -264,12 +264,11 @@ class Plugin:
             pytest.UsageError: Something is misspelt, damaged or not there.
         """
         from vlmed.errors import VlmedError
-        from vlmed.models.reference import parse_reference
+        from vlmed.models.reference import check_references
 
         try:
             _ = self.units, self.rules, self.baseline
-            for reference in filter(None, (self.option("model"), self.option("adapter"))):
-                parse_reference(reference)
+            check_references((self.option("model"), self.option("adapter")))
         except VlmedError as error:
             raise pytest.UsageError(f"vlmed: {error}") from None
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from submission_factory import World
-from vlmed.api import shown_p
 from vlmed.cli import main
+from vlmed.results.shown import shown_p
 
 
 @pytest.fixture
@@ -48,13 +48,13 @@ def test_compare_for_people_and_for_programs(say: Any, world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("p", "shown"), [(0.0, "< 0.001"), (1e-9, "< 0.001"), (0.001, "0.001"), (0.0321, "0.032"), (1.0, "1")]
+    ("p", "shown"), [(0.0, "< 0.001"), (1e-9, "< 0.001"), (0.001, "0.001"), (0.0321, "0.032"), (1.0, "1"), (None, "-")]
 )
-def test_no_p_is_zero(p: float, shown: str) -> None:
+def test_no_p_is_zero(p: float | None, shown: str) -> None:
     assert shown_p(p) == shown
 
 
-def test_compare_shows_no_p_that_its_draws_cannot_tell(say: Any, world: World) -> None:
+def test_compare_shows_no_p_that_its_test_cannot_tell(say: Any, world: World) -> None:
     world.add("blind", 0.0, tasks=("chest",))
     world.add("sure", 30.0, tasks=("chest",))
     arguments = ("compare", run(world, "sure"), run(world, "blind"), "--suite", world.tasks_file)

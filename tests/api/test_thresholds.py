@@ -14,7 +14,7 @@ from submission_factory import World
 from vlmed.errors import InputError, MissingError
 from vlmed.results.compare import read_run
 from vlmed.results.thresholds import Rule, read_rules, rules_for
-from vlmed.results.verdict import Verdict, judge
+from vlmed.results.verdict import Check, Verdict, judge
 from vlmed.results.worst import worst_samples
 
 
@@ -119,6 +119,12 @@ def test_a_failure_shows_numbers_and_the_ten_worst_samples(world: World) -> None
     assert "the 10 worst samples" in text
     # The ten leaky samples are not among those that the metric is about.
     assert not [line for line in text.splitlines() if line.startswith("s0000")]
+
+
+@pytest.mark.parametrize(("p", "shown"), [(0.0, "< 0.001"), (3.2e-08, "< 0.001"), (0.0321, "0.032"), (None, "-")])
+def test_the_table_shows_no_p_of_zero(p: float | None, shown: str) -> None:
+    found = Verdict("unit", "all", 9, {}, [Check("better than control:oracle", "auc", "failed", p=p)])
+    assert found.text().splitlines()[2].endswith(f"  {shown}  FAILED")
 
 
 def test_the_better_run_passes_against_the_worse(world: World) -> None:

@@ -37,8 +37,8 @@ CONTRACT = {
     "models inspect": "ref; --adapter --json",
     "models show": "name; --json --suite",
     "run": "; --adapter --batch-size --blind --channels-last --compile --data-root --device --executor --fractions "
-    "--json --keep-weights --model --models --out --plan --precision --profile --ray-address --seeds --suite --tasks "
-    "--tracks --trust-remote-code --worker-cpus --worker-gpus --workers",
+    "--json --keep-weights --model --models --out --plan --precision --price-per-hour --profile --ray-address "
+    "--seeds --suite --tasks --tracks --trust-remote-code --worker-cpus --worker-gpus --workers",
     "plot": "run; --json --out",
     "validate": "paths; --against --cache --full --github --intervals --jobs --json --seed --suite",
     "compare": "run_a run_b; --json --metric --suite",

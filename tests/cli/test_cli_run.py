@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -318,6 +319,26 @@ def test_models_may_be_given_one_by_one(
     assert [each["model"] for each in told] == ["control:majority", "control:oracle"]
     shown = json.loads(vlmed("results", "runs", "--tasks", "lesion", "--tasks", "les*", *options[:2], "--json").out)
     assert {row["model"] for row in shown} == {"control:majority", "control:oracle"}
+
+
+def test_a_plan_of_several_models_tells_all_of_it(
+    vlmed: Vlmed, phantom_suite: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("run", "--models", f"dir:{clip},control:majority", "--tasks", "lesion", "--tracks", "zero_shot,lora")
+    options = (*words, "--seeds", "0", "--suite", phantom_suite, "--plan")
+    told = json.loads(vlmed(*options, "--price-per-hour", "36", "--json").out)
+    names = [each["model"] for each in told]
+    assert [names.count(name) for name in dict.fromkeys(names)] == [2, 2]
+    assert all(each["cost"] == pytest.approx(each["seconds"] / 100) for each in told)
+    (lora,) = (each for each in told if each["training"])
+    assert (lora["unit"].split(".")[1], lora["epochs"], lora["rates"]) == ("lora-v1", 200, 2)
+    assert json.loads(vlmed(*options, "--json").out)[0]["cost"] is None
+    shown = vlmed(*options, "--price-per-hour", "36").out
+    assert f"{lora['training'] // 400:,} x 200 epochs x 2 rates" in shown
+    assert re.search(r"all 4 units of 2 models: about .*, cost about \d+\.\d\d$", shown.strip())
+    assert "cost" not in vlmed(*options).out
+    assert not (tmp_path / "runs").exists()
 
 
 def test_libraries_are_not_heard(phantom_suite: Path, clip: Path, tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ TYPED = [
     ("run --model control:majority --tasks phantom_lesion --batch-size 0", 2, "--batch-size"),
     ("run --model control:majority --adapter dir:x --tasks phantom_lesion", 2, "--adapter"),
     ("run --model control:majority,control:random --tasks phantom_lesion --out both", 2, "--out"),
+    ("run --model control:majority --tasks phantom_lesion --price-per-hour 2", 2, "--plan"),
+    ("run --model control:majority --tasks phantom_lesion --plan --price-per-hour -2", 2, "--price-per-hour"),
     ("run --model control:majority --tasks papila", 3, "figshare"),
     ("run --model control:majority --tasks papila --data-root nowhere", 2, "--data-root"),
     ("data prepare", 2, "'task'"),

@@ -21,11 +21,13 @@ from vlmed.errors import UsageError, VlmedError
 from vlmed.evaluate import fused
 from vlmed.evaluate.estimate import estimate
 from vlmed.evaluate.fused import Vocabulary
+from vlmed.evaluate.methods import method_for
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, plan
 from vlmed.metrics.answers import parse_open
 from vlmed.metrics.text import normalise
 from vlmed.models.load import load_model
+from vlmed.models.own import own_model
 from vlmed.models.protocols import LoadedModel, ModelInfo
 from vlmed.results.predictions import AnswerPredictions, RetrievalPredictions, read_predictions
 from vlmed.results.validate import validate_run
@@ -187,13 +189,15 @@ def test_a_kept_fusion_answers_as_its_unit(track: str, trained: Suite, cache: Pa
 
 def test_a_plan_encodes_images_of_a_frozen_encoder_once(trained: Suite, open_clip_model: Path, cache: Path) -> None:
     runner = Runner(trained, load_model(f"dir:{open_clip_model}"), DataLoader(cache=cache), batch_size=16)
-    units = plan(trained, ["asked"], ["fusion", "fusion_lora", "fusion_own"])
-    frozen, lora, own = estimate(runner, units, RunFolder(cache / "none"))
+    frozen, lora = estimate(runner, plan(trained, ["asked"], ["fusion", "fusion_lora"]), RunFolder(cache / "none"))
+    fused = replace(runner, model=load_model(f"dir:{families.checkpoint('pmc_clip')}"))
+    (own,) = estimate(fused, plan(trained, ["asked"], ["fusion_own"]), RunFolder(cache / "none"))
     samples = runner.data.table(trained.task("asked")).samples
     assert frozen.images == own.images == len({sample.image for sample in samples})
     assert lora.images == sum(sample.split == "test" for sample in samples)
     # As many samples as if the encoder trained, each a pass through the fusion alone.
     assert frozen.training == 12 * sum(sample.split == "train" for sample in samples)
+    assert (frozen.epochs, frozen.rates, lora.epochs) == (12, 1, 1)
     assert frozen.seconds > 0
     assert own.seconds > 0
 
@@ -274,6 +278,27 @@ def test_a_killed_run_comes_to_the_same_answers(
     unit, answered = evaluate(trained, model, tmp_path / "run", cache, "modality", "fusion")
     assert answered.answers == expected.answers
     assert unit["recipe_outcome"] == whole["recipe_outcome"]
+
+
+class FusedDual(own_models.OwnDual):
+    """A user's own network with a module `fusion`."""
+
+    fusion = object()
+
+
+def test_who_may_follow_a_track_with_the_models_own_fusion(
+    trained: Suite, open_clip_model: Path, cache: Path, tmp_path: Path
+) -> None:
+    (unit,) = plan(trained, ["asked"], ["fusion_own"])
+    pmc_clip = f"dir:{families.checkpoint('pmc_clip')}"
+    for ref in (pmc_clip, f"control:blank/{pmc_clip}", "control:majority"):
+        assert method_for(unit, load_model(ref).info, trained)
+    assert method_for(unit, own_model(FusedDual()).info, trained)
+    for model in (load_model(f"dir:{open_clip_model}"), own_model(own_models.OwnDual())):
+        with pytest.raises(UsageError, match="no fusion module of its own") as caught:
+            evaluate(trained, model, tmp_path / "run", cache, "asked", "fusion_own")
+        assert "bilinear" in str(caught.value)
+    assert not list((tmp_path / "run").glob("*"))
 
 
 def test_an_encoder_without_tokens_is_told_what_it_lacks(trained: Suite, cache: Path, tmp_path: Path) -> None:

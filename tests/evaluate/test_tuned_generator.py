@@ -17,6 +17,7 @@ from vlmed.data.questions import questions
 from vlmed.errors import InputError, UsageError
 from vlmed.evaluate import tuned_generator
 from vlmed.evaluate.answer import prompt
+from vlmed.evaluate.estimate import estimate
 from vlmed.evaluate.run import Runner
 from vlmed.evaluate.units import RunFolder, Unit
 from vlmed.models.load import load_model
@@ -170,6 +171,21 @@ def test_a_recipe_is_checked_before_anything_trains(
     with pytest.raises(InputError, match="unknown key") as caught:
         run(tuned_suite(rank=8), load_model(f"dir:{folder}"), tmp_path / "run", cache_folder)
     assert "tasks.yaml: sft_ml@1" in str(caught.value)
+
+
+def test_a_plan_counts_the_epochs_of_all_learning_rates(
+    tuned_suite: Callable[..., Suite], folder: Path, cache_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(f"dir:{folder}")
+    for changes, rates in (({}, 1), ({"lora_lr": [1e-2, 1e-3], "projector_lr": [1e-3, 1e-4]}, 2)):
+        suite = tuned_suite(**changes)
+        runner = Runner(suite, model, DataLoader(cache=cache_folder))
+        (told,) = estimate(runner, [Unit(suite.task("asked"), suite.track("sft_ml"))], RunFolder(tmp_path))
+        samples = runner.data.table(suite.task("asked")).samples
+        train = sum(sample.split == "train" for sample in samples)
+        assert (told.epochs, told.rates, told.training) == (2, rates, train * 2 * rates)
+        assert told.images == sum(sample.split == "test" for sample in samples)
+        assert told.seconds > 0
 
 
 def test_a_generator_without_weights_is_told(

@@ -203,3 +203,18 @@ def test_a_plan_tells_what_is_done_and_what_it_takes(
     assert second.seconds > 0
     assert probe.images <= 120
     assert probe.training == 0
+
+
+def test_a_plan_counts_the_images_that_shares_of_the_training_data_embed(
+    quick: Suite, open_clip_model: Path, tmp_path: Path
+) -> None:
+    runner = Runner(quick, load_model(f"dir:{open_clip_model}"), DataLoader(cache=tmp_path / "cache"), 16)
+    folder = RunFolder(tmp_path / "run")
+    units = plan(quick, ["lesion"], ["linear_probe", "zero_shot"], [0.25, 1.0], [0])
+    planned = {each.unit.id: each.images for each in estimate(runner, units, folder)}
+    runner.run(units, folder, lambda unit, state: None)
+    tree = json.loads((folder.path / "result.json").read_text())
+    assert planned == {unit["unit"]: unit["cost"]["images"] for unit in tree["units"]}
+    assert len(set(planned.values())) > 1
+    again = estimate(runner, units, RunFolder(tmp_path / "other"))
+    assert {(each.images, each.state) for each in again} == {(0, "features cached")}

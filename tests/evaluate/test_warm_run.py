@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+import factories
 import vlmed
 
 TASKS, TRACKS = "lesion,report,asked", "zero_shot,linear_probe,zero_shot_retrieval,zero_shot_vqa"
@@ -102,6 +103,19 @@ def test_so_does_the_function(
 ) -> None:
     assert process(API, f"dir:{open_clip_model}", TASKS, TRACKS, small_suite, tmp_path / "warm") == ""
     assert same(tmp_path / "warm", kept / "run")
+
+
+def test_so_does_a_model_with_an_adapter(cache: Path, open_clip_model: Path, small_suite: Path, tmp_path: Path) -> None:
+    adapter = factories.lora(tmp_path / "lora", open_clip_model, targets=["c_fc", "c_proj"])
+    first = vlmed.evaluate(f"dir:{adapter}", "lesion", "zero_shot", suite=small_suite, out=tmp_path / "alone")
+    words = ("run", "--tasks", "lesion", "--tracks", "zero_shot", "--suite", small_suite, "--out")
+    assert process(COMMAND, *words, tmp_path / "warm", "--model", f"dir:{adapter}") == ""
+    assert result(tmp_path / "warm") == result(tmp_path / "alone")
+    assert images(tmp_path / "warm") == 0
+    on_top = {"adapter": f"dir:{adapter}", "suite": small_suite, "out": tmp_path / "named"}
+    assert vlmed.evaluate(f"dir:{open_clip_model}", "lesion", "zero_shot", **on_top).metrics == first.metrics
+    options = ("--model", f"dir:{open_clip_model}", "--adapter", f"dir:{adapter}")
+    assert process(COMMAND, *words, tmp_path / "warm too", *options) == ""
 
 
 def test_features_that_went_are_made_again(kept: Path, cache: Path, again: Callable[[], Path]) -> None:

@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from vlmed.errors import UsageError
-from vlmed.models.reference import Reference, parse_reference
+from vlmed.models.reference import Reference, check_references, parse_reference
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONTENT = "sha256:" + "ab" * 32
@@ -69,6 +70,11 @@ def test_reads_every_scheme_and_writes_it_back(text: str, expected: Reference) -
         ("control:swapped", "needs a model"),
         ("control:blank/control:random", "not another control"),
         ("control:blank/./model", "write dir:./model"),
+        ("majority", "write control:majority"),
+        ("https://huggingface.co/vinid/plip", "write vinid/plip"),
+        ("hf:hf.co/vinid/plip/tree/v1", "write vinid/plip@v1"),
+        ("www.huggingface.co/datasets/axiong/pmc_oa/blob/main/checkpoint.pt", "write datasets/axiong/pmc_oa@main"),
+        ("control:blank/https://hf.co/vinid/plip", "write vinid/plip"),
     ],
 )
 def test_refuses_what_is_no_reference(text: str, says: str) -> None:
@@ -76,6 +82,17 @@ def test_refuses_what_is_no_reference(text: str, says: str) -> None:
         parse_reference(text)
     assert says in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_all_that_is_amiss_with_references_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_references(["vinid/plip", None, "gpt2", "hf:majority", "dir:model", "control:majority"])
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UsageError) as caught:
+        check_references(["oracle", None, "model", "hf:model", "org name"])
+    assert [problem.hint for problem in caught.value.problems] == [
+        "write control:oracle", "write dir:model or hf:model", ""
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("url", ["https://me:s3cret@host/v1", "https://s3cret@host", "https://host/v1?key=s3cret"])
@@ -86,6 +103,6 @@ def test_an_endpoint_with_a_password_is_refused_and_not_shown(url: str) -> None:
 
 
 def test_references_protocols_and_controls_need_no_torch() -> None:
-    modules = "reference, protocols, controls, resolve, snapshot"
+    modules = "reference, protocols, controls, resolve, snapshot, adapter_base, load"
     code = f"import sys; from vlmed.models import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

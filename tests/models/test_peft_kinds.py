@@ -14,7 +14,8 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 import factories
 import families
 from vlmed.errors import InputError, UsageError
-from vlmed.models.adapters import adapter_chain, apply_adapter
+from vlmed.models.adapter_base import adapter_chain
+from vlmed.models.adapters import apply_adapter
 from vlmed.models.inspect import inspect
 from vlmed.models.load import load_model
 from vlmed.models.reference import parse_reference

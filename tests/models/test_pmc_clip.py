@@ -123,9 +123,11 @@ def test_the_information(models) -> None:
     info = models["checkpoint"].info
     assert (info.family, info.kind) == ("pmc_clip", "dual_encoder")
     assert info.architecture == "ModifiedResNet and BertModel, with fusion"
+    assert info.has_fusion
     assert [companion.partition("@")[0] for companion in info.companions] == [BERT]
     without_fusion = models["encoders"].info
     assert without_fusion.architecture == "ModifiedResNet and BertModel"
+    assert not without_fusion.has_fusion
     assert info.parameters > without_fusion.parameters
 
 

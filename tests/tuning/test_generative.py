@@ -476,7 +476,7 @@ def test_one_question_too_large_is_computed_without_keeping_activations(generato
 def test_a_single_question_too_large(generator) -> None:
     model = generator("llava")
     before = tensors(model)
-    with refusing(model, lambda _: True), pytest.raises(VlmedError, match="single question does not fit") as caught:
+    with refusing(model, lambda _: True), pytest.raises(VlmedError, match="single sample does not fit") as caught:
         tuned_on(model, ["language"])
     assert "Tried to allocate 20.00 GiB" in str(caught.value)
     assert_equal(tensors(model), before)

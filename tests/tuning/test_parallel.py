@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -16,9 +17,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 import generator_factories
 from asked_suite import asked_suite
+from vlmed.cli import app
 from vlmed.errors import UsageError
 from vlmed.evaluate.ranks import Ranks
 from vlmed.models.load import load_model
@@ -172,32 +175,28 @@ def test_a_run_taken_up_by_two_is_that_of_one(alone: Path, together: subprocess.
         torch.testing.assert_close(adapters[1][key], value, rtol=0, atol=1e-5, msg=key)
 
 
+@pytest.fixture(scope="module")
+def ready() -> Any:
+    """What starts processes that have imported the libraries already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch.distributed", "vlmed.evaluate.ranks", "vlmed.tuning.parallel"])
+    return context
+
+
 @pytest.mark.parametrize("failing", [("1",), ("0", "1")])
-def test_an_error_is_told_once(failing: tuple[str, ...], home: Path) -> None:
+def test_an_error_is_told_once(failing: tuple[str, ...], home: Path, tmp_path: Path, ready: Any) -> None:
     """Also without `torchrun`, by whatever sets its variables."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    started = [
-        subprocess.Popen(
-            [sys.executable, *SCRIPT, "fail", str(home), *failing],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": "2",
-                "MASTER_ADDR": "localhost",
-                "MASTER_PORT": str(port),
-            },
-        )
-        for rank in (0, 1)
-    ]
-    said = [process.communicate(timeout=300) for process in started]
-    assert all(process.returncode for process in started)
+    words = ("fail", home, *failing)
+    started = [ready.Process(target=launched.member, args=(rank, port, tmp_path, words)) for rank in (0, 1)]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(300)
+    assert all(process.exitcode for process in started)
+    said = [[(tmp_path / f"{stream}.{rank}").read_text() for stream in ("out", "err")] for rank in (0, 1)]
     assert [out for out, _ in said] == ["hello from 0\n", ""]
     told = "".join(error for _, error in said)
     assert told.count("error:") == told.count(" fails") == 1
@@ -207,13 +206,16 @@ def test_an_error_is_told_once(failing: tuple[str, ...], home: Path) -> None:
 # One process
 
 
-@pytest.mark.parametrize("option", ["--plan", "--profile"])
-def test_what_is_for_one_process_is_refused_by_several(option: str, home: Path) -> None:
-    words = ["--suite", home / "tasks.yaml", "--model", f"dir:{home / 'model'}", "--tasks", "asked", option]
-    several = launch(sys.executable, "-m", "vlmed", "run", *words, "--tracks", "sft", WORLD_SIZE=2, RANK=0)
-    assert several.returncode == 2
-    assert "are for one process" in several.stderr
-    assert "without torchrun" in several.stderr
+@pytest.mark.parametrize("option", [["--plan"], ["--profile"], ["--executor", "ray"]])
+def test_what_is_for_one_process_is_refused_by_several(
+    option: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    words = ["run", "--suite", f"{home}/tasks.yaml", "--model", f"dir:{home}/model", "--tasks", "asked"]
+    several = CliRunner().invoke(app, [*words, "--tracks", "sft", *option])
+    assert isinstance(several.exception, UsageError)
+    assert "are for one process" in str(several.exception)
+    assert "without torchrun" in several.exception.problems[0].hint
 
 
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (1, 2), (0, 2), (16, 4)])

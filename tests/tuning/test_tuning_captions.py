@@ -167,7 +167,7 @@ def test_parts_of_a_batch_have_all_its_rivals(name: str, scope: str, case) -> No
     objective = CaptionObjective(Learner.of(here.encoder, recipe, NoHead()), here.encoder, captioned(here), None)
     objective.learner.set_training(True)
     rows, inputs = np.arange(21), here.images
-    objective.learner.batch = 21
+    objective.learner.at_once = 21
     loss = objective.backward(rows, inputs)
     whole = {key: parameter.grad.clone() for key, parameter in objective.learner.parameters().items()}
 
@@ -177,7 +177,7 @@ def test_parts_of_a_batch_have_all_its_rivals(name: str, scope: str, case) -> No
 
     here.encoder.image_tower.register_forward_pre_hook(refuse)
     parts = objective.backward(rows, inputs)
-    assert objective.learner.batch == 3
+    assert objective.learner.at_once == 3
     torch.testing.assert_close(parts, loss, rtol=1e-5, atol=1e-6)
     for key, parameter in objective.learner.parameters().items():
         scale = max(float(whole[key].abs().max()), 1)
@@ -192,7 +192,7 @@ def test_dropout_is_the_same_in_both_passes(case) -> None:
     layer = next(module for module in here.encoder.image_tower.modules() if isinstance(module, torch.nn.Dropout))
     layer.register_forward_hook(lambda _module, _args, output: drawn.append(output == 0))
     objective.learner.set_training(True)
-    objective.learner.batch = 11
+    objective.learner.at_once = 11
     objective.backward(np.arange(21), here.images)
     first, second, *again = drawn
     assert len(again) == 2

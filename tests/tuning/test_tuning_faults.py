@@ -70,7 +70,7 @@ def test_gradients_in_parts_are_the_whole_gradient(name: str, options: dict[str,
     whole = {key: parameter.grad.clone() for key, parameter in learner.parameters().items()}
     limited(here, 4)
     parts = learner.backward(here.images, targets, weighted)
-    assert learner.batch == 4
+    assert learner.at_once == 4
     torch.testing.assert_close(parts, loss, rtol=1e-5, atol=1e-6)
     for key, parameter in learner.parameters().items():
         scale = float(whole[key].abs().max())
@@ -81,7 +81,7 @@ def test_a_single_image_too_large(case) -> None:
     here: Case = case("vit", fresh=True)
     learner = make_learner(here.encoder, here.recipe("lora"), CLASSES)
     limited(here, 0)
-    with pytest.raises(VlmedError, match="single image does not fit") as caught:
+    with pytest.raises(VlmedError, match="single sample does not fit") as caught:
         learner.logits(here.pixels, 21)
     assert "Tried to allocate 20.00 GiB" in str(caught.value)
 

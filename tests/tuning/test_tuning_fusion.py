@@ -280,12 +280,6 @@ def test_a_folder_that_holds_no_tokens(case, tmp_path) -> None:
 # Models, memory, chance, interruption
 
 
-def test_a_model_without_a_fusion_of_its_own(case) -> None:
-    with pytest.raises(UsageError, match="no fusion module of its own") as caught:
-        train(case("clip"), "frozen", fusion=OWN)
-    assert "bilinear" in str(caught.value)
-
-
 def test_a_lora_that_no_token_passes_through(pmc_clip) -> None:
     here = load_case(pmc_clip, 21)
     before = here.tensors()
@@ -306,7 +300,7 @@ def test_gradients_in_parts_are_the_whole_gradient(scope: str, text: str, case) 
         rows = np.arange(21)
         (_, inputs), *_ = objective.stream([rows])
         objective.learner.set_training(True)
-        objective.learner.batch = 21
+        objective.learner.at_once = 21
         loss = objective.backward(rows, inputs)
         whole = {key: parameter.grad.clone() for key, parameter in tuned.learner.parameters().items()}
 
@@ -316,7 +310,7 @@ def test_gradients_in_parts_are_the_whole_gradient(scope: str, text: str, case) 
 
         objective.head.module.register_forward_pre_hook(refuse)
         parts = objective.backward(rows, inputs)
-        assert objective.learner.batch == 3
+        assert objective.learner.at_once == 3
         torch.testing.assert_close(parts, loss, rtol=1e-5, atol=1e-6)
         for key, parameter in tuned.learner.parameters().items():
             scale = max(float(whole[key].abs().max()), 1)

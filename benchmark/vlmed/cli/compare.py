@@ -47,7 +47,7 @@ def compare(
 def _print(rows: list[Comparison]) -> None:
     from rich.table import Table
 
-    from vlmed.api import shown_p
+    from vlmed.results.shown import shown, shown_p
 
     table = Table("unit", "metric", "samples", "a", "b", "a - b", "95 % interval", "p")
     for row in rows:
@@ -55,13 +55,9 @@ def _print(rows: list[Comparison]) -> None:
             row.unit,
             row.metric,
             f"{row.n} {row.samples}",
-            *(_number(value) for value in (row.first, row.second)),
-            _number(row.difference, "+.4f"),
+            *(shown(value) for value in (row.first, row.second)),
+            shown(row.difference, "+.4f"),
             row.reason if row.low is None else f"{row.low:+.4f} to {row.high:+.4f}",
-            "-" if row.p is None else shown_p(row.p),
+            shown_p(row.p),
         )
     print_table(table)
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "-" if value is None else format(value, form)

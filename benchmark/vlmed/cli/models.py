@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vlmed.cli.common import JsonOption, SuiteOption, print_json, print_table, suite_of
-from vlmed.cli.references import check_references
 
 if TYPE_CHECKING:
     from vlmed.models.cards import Card
@@ -72,6 +71,7 @@ def inspect(
     """
     from vlmed.errors import CheckError
     from vlmed.models.inspect import inspect as look_into
+    from vlmed.models.reference import check_references
 
     check_references([ref, adapter])
     found = look_into(ref, adapter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -22,14 +23,15 @@ from vlmed.cli.common import (
     suite_of,
 )
 from vlmed.cli.on_ray import RayOptions
+from vlmed.cli.planned import plan_of, tell_total
 from vlmed.cli.profiled import watching
-from vlmed.cli.references import check_references
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from vlmed.evaluate.estimate import Planned
+    from vlmed.cli.profiled import Watch
     from vlmed.evaluate.ranks import Ranks
+    from vlmed.evaluate.ray_executor import RayExecutor
     from vlmed.evaluate.run import Runner
     from vlmed.evaluate.units import RunFolder, Unit
     from vlmed.models.protocols import LoadedModel
@@ -55,6 +57,9 @@ def run(
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Run folder. A run there goes on where it ended.")] = None,
     plan: Annotated[bool, typer.Option("--plan", help="Show units, their state and estimates; run nothing.")] = False,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="What an hour of this machine costs, in any currency; for --plan.")
+    ] = None,
     keep_weights: Annotated[bool, typer.Option(help="Keep what is tuned, as adapters and checkpoints.")] = False,
     as_json: JsonOption = False,
     data_root: DataOption = None,
@@ -91,6 +96,7 @@ def run(
     Example: vlmed run --model hf:vinid/plip --tasks vqa_rad --tracks zero_shot_choice --blind
     """
     from vlmed.evaluate.ranks import Ranks
+    from vlmed.models.reference import check_references
 
     # Before anything is said: only the first of several processes speaks.
     ranks = Ranks()
@@ -103,44 +109,95 @@ def run(
 
     units = units_of(loaded, names(tasks), names(tracks), _numbers(fractions, float), _numbers(seeds, int))
     _check_folders(models, out)
+    _check_price(price_per_hour, plan)
     on_ray = RayOptions(ray_address, workers, worker_cpus, worker_gpus)
     on_ray.check(executor, models, device)
     _check_profile(profile, executor)
     _check_together(ranks, plan, profile, executor)
     _tell_left_out(loaded, names(tasks), units)
+    from vlmed.files import cache_root
+    from vlmed.models.load import load_model
+    from vlmed.models.numerics import Numerics
+
     # Workers on Ray may stand in another folder.
     place = suite.absolute() if suite else None
+    # They need the model itself, and may have other folders.
+    memory = cache_root() / "models" if executor == "local" else None
+    work = _Work(
+        units=units,
+        ranks=ranks,
+        load=partial(
+            load_model,
+            device=ranks.device(device),
+            trust_remote_code=trust_remote_code,
+            numerics=Numerics(precision, channels_last, compiled),
+            memory=memory,
+        ),
+        runner_of=partial(_runner, loaded, place, data_root, batch_size, keep_weights),
+        on_ray=partial(on_ray.executor, device=device) if executor == "ray" and not plan else None,
+        only=len(models) == 1,
+        plan=plan,
+        price=price_per_hour,
+        profile=profile and not plan,
+        show=not as_json,
+    )
     told: list[dict[str, Any]] = []
     with ranks:
         for ref in models:
             # A control that holds no model has nothing for an adapter to lie on.
             adapter_here = None if blind and ref == _MAJORITY else adapter
-            folder = RunFolder(out or Path("runs") / _slug(ref, adapter_here))
-            with resumable(f"finished units are kept in {folder.path}"), ExitStack() as stack:
-                watch = stack.enter_context(watching(show=not as_json)) if profile and not plan else None
-                from vlmed.files import cache_root
-                from vlmed.models.load import load_model
-                from vlmed.models.numerics import Numerics
-
-                numerics = Numerics(precision, channels_last, compiled)
-                # Workers need the model itself, and may have other folders.
-                memory = cache_root() / "models" if executor == "local" else None
-                load = partial(load_model, ref, adapter_here, ranks.device(device), trust_remote_code, numerics, memory)
-                runner_of = partial(_runner, loaded, place, data_root, batch_size, keep_weights)
-                if executor == "ray" and not plan:
-                    runner = stack.enter_context(on_ray.executor(load, runner_of, device)).runner(len(units))
-                else:
-                    runner = watch.load(load, runner_of) if watch else runner_of(ranks.in_turn(load))
-                fitting = _fitting(runner, units, only=len(models) == 1)
-                if plan:
-                    told += _plan(runner, fitting, folder, show=not as_json)
-                elif fitting and (leader := ranks.take_part(runner, fitting, folder)):
-                    start = partial(watch.run, leader) if watch else leader.run
-                    told.append({"model": ref, "result": str(start(fitting, folder, _report))})
-                    if not as_json:
-                        typer.echo(f"{told[-1]['result']}\nnext: vlmed validate {folder.path}")
+            told += work.do(ref, adapter_here, RunFolder(out or Path("runs") / _slug(ref, adapter_here)))
     if as_json:
         print_json(told)
+    elif plan and len(models) > 1:
+        tell_total(told, len(models))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What one command does with each of its models.
+
+    Attributes:
+        load: A reference and an adapter -> the model.
+        on_ray: Makes the executor that works on Ray; None for this process.
+        only: Whether there is a single model.
+        plan, profile: Whether to plan instead of running, and to account for the time.
+        price: What an hour costs.
+        show: Whether to print for a person.
+    """
+
+    units: Sequence[Unit]
+    ranks: Ranks
+    load: Callable[[str, str | None], LoadedModel]
+    runner_of: Callable[[LoadedModel], Runner]
+    on_ray: Callable[..., RayExecutor] | None
+    only: bool
+    plan: bool
+    price: float | None
+    profile: bool
+    show: bool
+
+    def do(self, ref: str, adapter: str | None, folder: RunFolder) -> list[dict[str, Any]]:
+        """Plan or run a model's units; gives what `--json` prints of it."""
+        with resumable(f"finished units are kept in {folder.path}"), ExitStack() as stack:
+            watch = stack.enter_context(watching(show=self.show)) if self.profile else None
+            runner = self._runner(partial(self.load, ref, adapter), watch, stack)
+            fitting = _fitting(runner, self.units, only=self.only)
+            if self.plan:
+                return plan_of(runner, fitting, folder, self.price, show=self.show)
+            leader = self.ranks.take_part(runner, fitting, folder) if fitting else None
+            if leader is None:
+                return []
+            start = partial(watch.run, leader) if watch else leader.run
+            result = start(fitting, folder, _report)
+        if self.show:
+            typer.echo(f"{result}\nnext: vlmed validate {folder.path}")
+        return [{"model": ref, "result": str(result)}]
+
+    def _runner(self, load: Callable[[], LoadedModel], watch: Watch | None, stack: ExitStack) -> Runner:
+        if self.on_ray:
+            return stack.enter_context(self.on_ray(load, self.runner_of)).runner(len(self.units))
+        return watch.load(load, self.runner_of) if watch else self.runner_of(self.ranks.in_turn(load))
 
 
 def _with_blind(models: Sequence[str]) -> list[str]:
@@ -175,45 +232,18 @@ def _fitting(runner: Runner, units: Sequence[Unit], *, only: bool) -> Sequence[U
     return fitting
 
 
-def _plan(runner: Runner, units: Sequence[Unit], folder: RunFolder, show: bool) -> list[dict[str, Any]]:
-    from vlmed.evaluate.estimate import estimate
-
-    planned = estimate(runner, units, folder)
-    if show:
-        _show_plan(planned, f"{runner.model.info.name}: {len(units)} units into {folder.path}")
-    return [{**vars(each), "model": runner.model.info.name, "unit": each.unit.id} for each in planned]
-
-
-def _show_plan(planned: Sequence[Planned], title: str) -> None:
-    from rich.table import Table
-
-    from vlmed.cli.common import print_table
-
-    table = Table(title=title)
-    for column in ("unit", "state", "images to embed", "training images at most", "time about"):
-        table.add_column(column, justify="left" if column in ("unit", "state") else "right")
-    for each in planned:
-        table.add_row(each.unit.id, each.state, f"{each.images:,}", f"{each.training:,}", _duration(each.seconds))
-    table.add_section()
-    images, training = sum(each.images for each in planned), sum(each.training for each in planned)
-    table.add_row("all", "", f"{images:,}", f"{training:,}", _duration(sum(each.seconds for each in planned)))
-    print_table(table)
-    typer.echo(
-        "Times come from a few images measured now; trainings stop early as a rule, so theirs is an upper bound."
-    )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def _tell_left_out(suite: Suite, tasks: Sequence[str], units: Sequence[Unit]) -> None:
     kept = {unit.task.id for unit in units}
     for task in suite.tasks_matching(tasks):
         if task.id not in kept:
             note(f"{task.id}: left out, it has none of these tracks (see vlmed tasks)")
+
+
+def _check_price(price: float | None, plan: bool) -> None:
+    from vlmed.errors import UsageError
+
+    if price is not None and not plan:
+        raise UsageError("--price-per-hour is for a plan", expected="--plan", hint="add --plan")
 
 
 def _check_profile(profile: bool, executor: str) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,12 +14,10 @@ from PIL import Image
 
 from vlmed.data.fractions import share_of
 from vlmed.data.table import TaskTable
-from vlmed.errors import UsageError
 from vlmed.evaluate.run import Runner
+from vlmed.evaluate.shards import image_sets
 from vlmed.evaluate.units import RunFolder, Unit
 from vlmed.models.protocols import Generator, ImageEncoder, Request, TokenEncoder
-from vlmed.suite.methods import METHODS
-from vlmed.suite.types import SPLITS
 
 # A training step is a forward and a backward pass, and the backward one takes about twice as long.
 _TRAINING_FACTOR = 3
@@ -33,16 +32,19 @@ class Planned:
 
     Attributes:
         state: `finished`, `features cached` or `to do`.
-        images: Images that the model will see without training.
-        training: Images that training will see if it never stops early.
-        seconds: Estimated time.
+        images: Images that the model will embed, classify or answer questions on; those of validation are not counted.
+        training: Images that training will see if it never stops early, in all epochs of all learning rates.
+        epochs, rates: How many these are at most; 0 without training.
+        seconds: Estimated time, validation included.
     """
 
     unit: Unit
     state: str
-    images: int
-    training: int
-    seconds: float
+    images: int = 0
+    training: int = 0
+    epochs: int = 0
+    rates: int = 0
+    seconds: float = 0.0
 
 
 def estimate(runner: Runner, units: Sequence[Unit], folder: RunFolder) -> list[Planned]:
@@ -54,32 +56,37 @@ def estimate(runner: Runner, units: Sequence[Unit], folder: RunFolder) -> list[P
         MissingError, InputError: As `Runner.run`.
     """
     per_image = _seconds_per_image(runner)
-    known: set[str] = set()
+    known: set[Path] = set()
     return [_planned(runner, unit, folder, per_image, known) for unit in units]
 
 
-def _planned(runner: Runner, unit: Unit, folder: RunFolder, per_image: float, known: set[str]) -> Planned:
+def _planned(runner: Runner, unit: Unit, folder: RunFolder, per_image: float, known: set[Path]) -> Planned:
     if folder.finished(unit):
-        return Planned(unit, "finished", 0, 0, 0.0)
-    table, kind = runner.data.table(unit.task), runner.model.info.kind
-    training = 0 if kind == "control" else _training_images(unit, table)
-    images = 0 if kind == "control" else _images_left(runner, unit, table, known)
-    per_step = _seconds_per_answer(runner, unit, table) if _is_frozen(unit) and training else per_image
-    seconds = images * per_image + training * _TRAINING_FACTOR * per_step
-    state = "to do" if images or training or kind == "control" else "features cached"
-    return Planned(unit, state, images, training, seconds)
+        return Planned(unit, "finished")
+    table = runner.data.table(unit.task)
+    if runner.model.info.kind == "control":
+        return Planned(unit, "to do")
+    images, epochs, rates = _images_left(runner, unit, table, known), *_epochs_and_rates(unit.track.recipe)
+    if not epochs:
+        return Planned(unit, "to do" if images else "features cached", images, seconds=images * per_image)
+    training = len(share_of(table.split("train"), unit.fraction, unit.task.id)) * epochs * rates
+    # Before the first epoch too.
+    validating = len(table.split("val")) * (epochs + 1) * rates
+    per_step = _seconds_per_answer(runner, unit, table) if _is_frozen(unit) else per_image
+    seconds = images * per_image + (training * _TRAINING_FACTOR + validating) * per_step
+    return Planned(unit, "to do", images, training, epochs, rates, seconds)
 
 
-def _training_images(unit: Unit, table: TaskTable) -> int:
-    """Images that training sees at most, over all learning rates of the recipe."""
-    recipe = unit.track.recipe
+def _epochs_and_rates(recipe: Mapping[str, Any]) -> tuple[int, int]:
+    """Epochs at most, and learning rates that are tried; zeros for a recipe that trains no network."""
     if "epochs" not in recipe:
-        return 0
-    train = share_of(table.split("train"), unit.fraction, unit.task.id)
-    return len(train) * int(recipe["epochs"]) * len(recipe["lr"])
+        return 0, 0
+    listed = [recipe[name] for name in ("lr", "lora_lr", "projector_lr") if name in recipe]
+    # Where a recipe has two lists, the n-th of each go together.
+    return int(recipe["epochs"]), max(len(each) if isinstance(each, Sequence) else 1 for each in listed)
 
 
-def _images_left(runner: Runner, unit: Unit, table: TaskTable, known: set[str]) -> int:
+def _images_left(runner: Runner, unit: Unit, table: TaskTable, known: set[Path]) -> int:
     """Images that the model sees without training, but for those whose features are there or will be by then."""
     cache, test = runner.cache(), table.split("test")
     if cache is None:
@@ -91,12 +98,10 @@ def _images_left(runner: Runner, unit: Unit, table: TaskTable, known: set[str]) 
     if "epochs" in unit.track.recipe:
         # A tuned encoder's features are of use to no other unit.
         return len(test)
-    left: set[str] = set()
-    for split in SPLITS if METHODS[unit.track.method].trains else SPLITS[-1:]:
-        images = {sample.image for sample in table.split(split)}
-        left |= set() if cache.holds(sorted(images)) else images - known
-    known |= left
-    return len(left)
+    files = {cache.file(images): len(images) for images in image_sets(unit, table, runner.model).values()}
+    left = {file: count for file, count in files.items() if file not in known and not file.exists()}
+    known.update(left)
+    return sum(left.values())
 
 
 def _is_frozen(unit: Unit) -> bool:
@@ -105,7 +110,7 @@ def _is_frozen(unit: Unit) -> bool:
 
 
 def _seconds_per_answer(runner: Runner, unit: Unit, table: TaskTable) -> float:
-    """Seconds for one sample's pass forward through a fusion; 0 where the model can't have the recipe's."""
+    """Seconds for one sample's pass forward through a fusion; 0 where the model gives no tokens."""
     # The libraries for tuning take seconds to load.
     from vlmed.evaluate.fused import recipe_of
     from vlmed.tuning.anatomy import blank
@@ -115,10 +120,7 @@ def _seconds_per_answer(runner: Runner, unit: Unit, table: TaskTable) -> float:
     answers = len({sample.target for sample in table.split("train")})
     if not isinstance(encoder, TokenEncoder):
         return 0.0
-    try:
-        head = make_fusion(encoder, recipe.fusion, answers)
-    except UsageError:
-        return 0.0
+    head = make_fusion(encoder, recipe.fusion, answers)
     with torch.inference_mode():
         image = head.encode(blank(encoder)).expand(recipe.batch_size, -1, -1)
         words, mask = encoder.encode_text_tokens([_QUESTION] * recipe.batch_size)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +23,6 @@ from vlmed.progress import Progress, Silent
 
 if TYPE_CHECKING:
     import torch
-
-# Each loads a batch while one is embedded: more would only hold memory, fewer would let the model wait.
-_FEWEST, _MOST = 2, 8
 
 
 @dataclass
@@ -128,9 +121,9 @@ class FeatureCache:
     def _embed(
         self, dataset: PreparedDataset, distinct: Sequence[str], part: Part, made: Mapping[int, NDArray[np.float32]]
     ) -> None:
+        self._load()
         starts = range(part.done, len(distinct), self.batch_size)
         batches = self._batches(dataset, distinct, [start for start in starts if start not in made])
-        self._load()
         with self.progress.task("embedding images", len(distinct), "images") as advance:
             advance(part.done)
             for start in starts:
@@ -151,30 +144,12 @@ class FeatureCache:
     def _batches(
         self, dataset: PreparedDataset, images: Sequence[str], starts: Sequence[int]
     ) -> Iterator[torch.Tensor]:
+        from vlmed.evaluate.loading import loaded
+
         def load(first: int) -> torch.Tensor:
             return self.pixels(dataset, images[first : first + self.batch_size])
 
-        return ahead(load, starts)
-
-
-def ahead(load: Callable[[int], torch.Tensor], items: Sequence[int]) -> Iterator[torch.Tensor]:
-    """`map(load, items)` with the next loads under way in the background, in order."""
-    count = _loaders()
-    with ThreadPoolExecutor(count) as pool:
-        waiting: deque[Future[torch.Tensor]] = deque()
-        queue = iter(items)
-        for item in itertools.islice(queue, count):
-            waiting.append(pool.submit(load, item))
-        while waiting:
-            with stage("waiting for images"):
-                ready = waiting.popleft().result()
-            for item in itertools.islice(queue, 1):
-                waiting.append(pool.submit(load, item))
-            yield ready
-
-
-def _loaders() -> int:
-    return max(_FEWEST, min(_MOST, os.cpu_count() or 1))
+        return loaded(load, starts, self.encoder.image_tower)
 
 
 def _read(path: Path, rows: int) -> NDArray[np.float32] | None:
@@ -198,13 +173,32 @@ def embed_texts(encoder: DualEncoder, texts: Sequence[str]) -> NDArray[np.float3
 def embed(encoder: ImageEncoder, batch: torch.Tensor) -> NDArray[np.float32]:
     """Features of one preprocessed batch (B, 3, H, W), as float32 on the CPU.
 
+    A batch for which the device's memory is too small is embedded in halves, which may round otherwise in the last bit.
+
     Raises:
         InputError: The model gives NaN or an infinity.
+        VlmedError: Not even one image fits into memory.
     """
     import torch
 
-    with torch.inference_mode():
-        features: NDArray[np.float32] = encoder.encode_images(batch).float().cpu().numpy()
+    try:
+        with torch.inference_mode():
+            features: NDArray[np.float32] = encoder.encode_images(batch).float().cpu().numpy()
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            raise VlmedError(
+                "a single image does not fit into the device's memory",
+                got=" ".join(str(error).split())[:200],
+                hint="use a device with more memory, or a smaller model",
+            ) from error
+    else:
+        return _finite(features)
+    # Out here the failed attempt's tensors are no longer referred to.
+    torch.cuda.empty_cache()
+    return np.concatenate([embed(encoder, half) for half in batch.chunk(2)])
+
+
+def _finite(features: NDArray[np.float32]) -> NDArray[np.float32]:
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         hint = "check the checkpoint, and its precision"

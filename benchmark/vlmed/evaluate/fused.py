@@ -28,7 +28,7 @@ def by_fusion(job: Job) -> Outcome:
     no hint from its candidates. A test answer that training never had can't be given; how many there are is told.
 
     Raises:
-        UsageError: The model gives no tokens, or lacks a fusion module of its own that the recipe asks for.
+        UsageError: The model gives no tokens.
     """
     encoder, recipe = _token_encoder(job.model), recipe_of(job.unit.track)
     vocabulary, images = Vocabulary.of([sample.target for sample in job.train]), Images(job)

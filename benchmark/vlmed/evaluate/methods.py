@@ -9,7 +9,6 @@ from vlmed.errors import UsageError
 from vlmed.evaluate import answer, classify, retrieve
 from vlmed.evaluate.job import Job, Outcome
 from vlmed.evaluate.units import Unit
-from vlmed.models.own import FAMILY
 from vlmed.models.protocols import Kind, ModelInfo
 from vlmed.suite.types import Suite, Task, Track
 
@@ -60,9 +59,6 @@ METHODS: Mapping[str, Mapping[Kind, Callable[[Job], Outcome]]] = {
     "sft": {"generator": _later("tuned_generator", "by_answers"), "control": answer.by_control},
 }
 
-# What may bring a module that fuses images and questions; a control needs none, an object of the user's may have one.
-_WITH_FUSION = ("pmc_clip", "control", FAMILY)
-
 _WHAT: Mapping[Kind, str] = {
     "dual_encoder": "embeds images and texts",
     "image_encoder": "embeds images and no texts",
@@ -75,7 +71,8 @@ def method_for(unit: Unit, model: ModelInfo, suite: Suite) -> Callable[[Job], Ou
     """What predicts a unit with a model.
 
     Raises:
-        UsageError: Such a model can't follow the track; names the tracks of the task that its kind can follow.
+        UsageError: Such a model can't follow the track; names the tracks of the task that its kind can follow, or
+            that it lacks a fusion module of its own that the track asks for.
     """
     by_kind = _functions(unit.task, unit.track)
     if model.kind not in by_kind:
@@ -92,11 +89,11 @@ def method_for(unit: Unit, model: ModelInfo, suite: Suite) -> Callable[[Job], Ou
 
 def _check_fusion(track: Track, model: ModelInfo) -> None:
     own = track.recipe.get("fusion", {}).get("module") == "own"
-    if own and model.family not in _WITH_FUSION:
+    if own and model.kind != "control" and not model.has_fusion:
         raise UsageError(
             f"{model.name} has no fusion module of its own, so it can't follow {track.id}",
             expected="PMC-CLIP's checkpoint.pt",
-            got=f"a model of the family {model.family}",
+            got=f"{model.architecture} of the family {model.family}",
             hint="choose a track with a bilinear fusion",
         )
 

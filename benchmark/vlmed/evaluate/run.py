@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from vlmed import __version__
 from vlmed.data.load import DataLoader
@@ -27,8 +27,9 @@ from vlmed.hashing import file_hash
 from vlmed.models.load import LoadedModel
 from vlmed.models.numerics import EXACT, Numerics
 from vlmed.models.protocols import ImageEncoder
-from vlmed.results.predictions import Predictions, read_predictions, write_predictions
+from vlmed.results.predictions import read_predictions, write_predictions
 from vlmed.results.score import score
+from vlmed.suite.manifest import Row
 from vlmed.suite.types import Suite, Task
 
 Report = Callable[[Unit, str], None]
@@ -50,6 +51,7 @@ class Runner:
     keep_weights: bool = False
     executor: Executor = field(default_factory=Local)
     _tables: dict[str, TaskTable] = field(default_factory=dict, init=False, repr=False)
+    _frozen: dict[str, Mapping[str, Row]] = field(default_factory=dict, init=False, repr=False)
 
     def run(self, units: Sequence[Unit], folder: RunFolder, report: Report) -> Path:
         """Do every unit that is not finished and write `result.json`; gives its path.
@@ -98,7 +100,7 @@ class Runner:
             # Scored as read back, so that what is claimed is exactly what the file gives.
             stored = read_predictions(path, unit.task)
         with stage("metrics and intervals"):
-            scores = self._scores(unit, table, stored)
+            scores = score(unit.task, stored, self._frozen_rows(unit.task))
         with stage("writing"):
             write_json(folder.outcome(unit), {
                 "unit": unit.id,
@@ -123,11 +125,15 @@ class Runner:
             })  # fmt: skip
             folder.clear_scratch(unit)
 
-    def _scores(self, unit: Unit, table: TaskTable, stored: Predictions) -> dict[str, Any]:
-        test = replace(table, samples=table.split("test"))
-        rows = manifest_rows(test, {sample.id: sample.leaks for sample in test.samples})
-        frozen = None if unit.task.pending else {row.sample_id: row for row in rows}
-        return score(unit.task, stored, frozen)
+    def _frozen_rows(self, task: Task) -> Mapping[str, Row] | None:
+        """The test samples' rows of the manifest by id, made once; None where that is pending."""
+        if task.pending:
+            return None
+        if task.id not in self._frozen:
+            test = replace(self.table(task), samples=self.table(task).split("test"))
+            rows = manifest_rows(test, {sample.id: sample.leaks for sample in test.samples})
+            self._frozen[task.id] = {row.sample_id: row for row in rows}
+        return self._frozen[task.id]
 
     def job(self, unit: Unit, table: TaskTable, folder: RunFolder) -> Job:
         """What a unit's method gets."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmed.errors import Problem, UsageError, VlmedError
+from vlmed.models.adapter_base import adapter_chain
 from vlmed.models.cards import find_card
 from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, OPEN_CLIP_CONFIG, is_adapter, layout_of
 from vlmed.models.load import Family, family_name
@@ -136,8 +137,6 @@ def _chain(found: Resolved, find: Callable[[Reference], Resolved]) -> list[Resol
     """What was asked for; below an adapter alone, its base and what lies between."""
     if not is_adapter(root_files(found.path)):
         return [found]
-    from vlmed.models.adapters import adapter_chain
-
     return adapter_chain(found, find)
 
 

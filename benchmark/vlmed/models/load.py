@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from vlmed.errors import InputError, UsageError, VlmedError
+from vlmed.models.adapter_base import adapter_chain, check_base
 from vlmed.models.companion import Companion, ModelFiles, model_files
 from vlmed.models.controls import CONTROL_CLASSES
 from vlmed.models.layouts import ADAPTER_CONFIG, CONFIG, files_that_matter, is_adapter, layout_of
@@ -252,8 +253,6 @@ def _find(reference: Reference, adapter: str | None) -> tuple[Resolved, list[Res
         )
     if not alone and not adapter:
         return found, [], []
-    from vlmed.models.adapters import adapter_chain, check_base
-
     if alone:
         base, *adapters = adapter_chain(found)
         return base, adapters, []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmed.errors import InputError, Problem, UsageError
 from vlmed.hashing import digest
-from vlmed.models.protocols import Kind, LoadedModel, ModelInfo
+from vlmed.models.protocols import WITH_FUSION, Kind, LoadedModel, ModelInfo
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ def own_model(model: Any, name: str | None = None, revision: str | None = None) 
         name=name,
         revision=_revision(name, modules, revision),
         family=FAMILY,
-        architecture=type(model).__name__,
+        architecture=f"{type(model).__name__}{WITH_FUSION if _fuses(modules) else ''}",
         kind=kind,
         parameters=_parameters(modules),
     )
@@ -85,6 +85,10 @@ def _modules(model: Any) -> Iterator[tuple[str, torch.nn.Module]]:
 
     parts = {"": model} | {name: getattr(model, name, None) for name in ("model", "image_tower")}
     yield from ((name, part) for name, part in parts.items() if isinstance(part, nn.Module))
+
+
+def _fuses(modules: Mapping[str, torch.nn.Module]) -> bool:
+    return "model" in modules and getattr(modules["model"], "fusion", None) is not None
 
 
 def _check_mode(modules: Mapping[str, torch.nn.Module], name: str) -> None:

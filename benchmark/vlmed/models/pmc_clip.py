@@ -28,6 +28,7 @@ from vlmed.errors import InputError
 from vlmed.models.attention_pool import call_projections
 from vlmed.models.companion import Companion, ModelFiles
 from vlmed.models.encoders import TwoTowerEncoder, check_tokenizer, preprocessing_key
+from vlmed.models.protocols import WITH_FUSION
 from vlmed.models.published import build_exactly, read_weights
 from vlmed.models.safety import read_pickle
 from vlmed.models.snapshot import read_config
@@ -150,7 +151,7 @@ def load_weights(files: ModelFiles) -> PmcClip:
 
 def family_of(model: Any) -> tuple[str, str]:
     """Family and architecture to show."""
-    return "pmc_clip", f"ModifiedResNet and BertModel{', with fusion' if model.fusion else ''}"
+    return "pmc_clip", f"ModifiedResNet and BertModel{WITH_FUSION if model.fusion else ''}"
 
 
 def make_predictor(model: Any, files: ModelFiles, device: str) -> TwoTowerEncoder:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 Kind = Literal["dual_encoder", "image_encoder", "generator", "control"]
 
+# What the architecture of a network ends in that brings a module `fusion` over both of its towers.
+WITH_FUSION = ", with fusion"
+
 
 @runtime_checkable
 class ImageEncoder(Protocol):
@@ -234,6 +237,11 @@ class ModelInfo:
         """Of the model, its companions and its adapters: together they tell which numbers it computes with."""
         adapters = (*self.adapters_below, self.adapter) if self.adapter else ()
         return (self.revision, *self.companions, *(adapter.revision for adapter in adapters))
+
+    @property
+    def has_fusion(self) -> bool:
+        """Whether it brings a module of its own that fuses images and questions."""
+        return self.architecture.endswith(WITH_FUSION)
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON values."""

@@ -10,10 +10,11 @@ The key is never part of a reference, because results show references.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from vlmed.errors import UsageError, unknown
+from vlmed.errors import Problem, UsageError, unknown
 
 CONTROLS = ("blank", "majority", "oracle", "random", "swapped")
 # The controls that are another model, kept from seeing the right image.
@@ -23,6 +24,10 @@ _GRAMMAR = "[scheme:]location[@revision], such as openai/clip-vit-base-patch32@m
 _SCHEME = re.compile(r"([A-Za-z]\w*):(.*)", re.ASCII)
 _REPOSITORY = re.compile(r"((datasets/)?\w[\w.-]*/)?\w[\w.-]*", re.ASCII)
 _CONTENT_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+# The pages of a repository begin alike; what follows its name is a view, a branch and perhaps a file.
+_PAGE = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/((?:datasets/)?[^/@?#]+/[^/@?#]+)(?:/[a-z]+/([^/?#]+))?.*"
+)
 
 
 @dataclass(frozen=True)
@@ -47,13 +52,21 @@ def parse_reference(text: str) -> Reference:
     """Read a reference; a location without a scheme is a repository on the Hub.
 
     Raises:
-        UsageError: The scheme is unknown (names the nearest), or the location can't be one of its scheme.
+        UsageError: The scheme is unknown (names the nearest), or the location can't be one of its scheme; says what
+            was meant, if that is plain.
 
     >>> parse_reference("vinid/plip@main")
     Reference(scheme='hf', location='vinid/plip', revision='main')
     >>> str(parse_reference("control:blank/vinid/plip"))
     'control:blank/vinid/plip'
     """
+    if page := _PAGE.fullmatch(text.removeprefix("hf:")):
+        revision = f"@{page[2]}" if page[2] else ""
+        why = "a model is named by its repository, not by the address of its page"
+        raise _malformed(text, why, hint=f"write {page[1]}{revision}")
+    if text in CONTROLS:
+        why = "this is the name of a control, and not of a repository"
+        raise _malformed(text, why, hint=f"write control:{text}")
     match = _SCHEME.fullmatch(text)
     scheme, rest = (match[1], match[2]) if match else ("hf", text)
     if scheme not in _PARSERS:
@@ -63,6 +76,25 @@ def parse_reference(text: str) -> Reference:
     if not rest or rest != rest.strip():
         raise _malformed(text, "the location is empty or has blanks around it")
     return _PARSERS[scheme](scheme, rest, text)
+
+
+def check_references(refs: Iterable[str | None]) -> None:
+    """Refuse what can be no reference, or may be meant for a folder here, before anybody asks the Hub.
+
+    Raises:
+        UsageError: With the problems of all.
+    """
+    problems: list[Problem] = []
+    for ref in filter(None, refs):
+        try:
+            parse_reference(ref)
+        except UsageError as error:
+            problems += error.problems
+        if not {":", "/", "@"} & set(ref) and Path(ref).is_dir():
+            what = "there is a folder of this name, and perhaps a repository"
+            problems.append(Problem(what, got=ref, hint=f"write dir:{ref} or hf:{ref}"))
+    if problems:
+        raise UsageError(problems)
 
 
 def _malformed(text: str, why: str, hint: str = "") -> UsageError:

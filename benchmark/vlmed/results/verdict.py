@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from vlmed.errors import MissingError, VlmedError
 from vlmed.results.compare import Claim, Comparison, Run, compare_units, ranked_rows
+from vlmed.results.shown import shown, shown_p
 from vlmed.results.thresholds import Rule
 from vlmed.results.worst import Mistake, worst_samples
 from vlmed.suite.manifest import FOLDER
@@ -76,7 +77,7 @@ class Verdict:
 
     def _headline(self) -> str:
         missed = [check for check in self.checks if check.state != "passed"]
-        reasons = "; ".join(f"{check.metric} {_number(check.value)} {check.state}: {check.demand}" for check in missed)
+        reasons = "; ".join(f"{check.metric} {shown(check.value)} {check.state}: {check.demand}" for check in missed)
         return f"{reasons} ({self.unit}, {self.n} samples, {self.samples})"
 
 
@@ -189,18 +190,14 @@ def _cells(check: Check) -> tuple[str, ...]:
     return (
         check.demand,
         check.metric,
-        _number(check.value),
+        shown(check.value),
         _interval(check.low, check.high),
-        _number(check.peer),
-        _number(check.difference, "+.4f"),
+        shown(check.peer),
+        shown(check.difference, "+.4f"),
         _interval(check.difference_low, check.difference_high),
-        _number(check.p, ".2g"),
+        shown_p(check.p),
         "FAILED" if check.state == "failed" else check.state,
     )
-
-
-def _number(value: float | None, form: str = ".4f") -> str:
-    return "-" if value is None else format(value, form)
 
 
 def _interval(low: float | None, high: float | None) -> str:

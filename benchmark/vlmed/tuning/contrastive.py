@@ -108,7 +108,7 @@ class CaptionObjective:
 
     def _backward(self, rows: Rows, inputs: torch.Tensor) -> torch.Tensor:
         self.learner.start_step()
-        size = self.learner.batch
+        size = self.learner.at_once
         parts = [(inputs[start : start + size], rows[start : start + size]) for start in range(0, len(rows), size)]
         whole = len(parts) == 1
         embed = self._embed if whole else functools.partial(checkpoint, self._embed, use_reentrant=False)

@@ -8,12 +8,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from vlmed.errors import UsageError, VlmedError
 from vlmed.files import new_file
+from vlmed.tuning.trainee import Trainee
 
 Row = dict[str, float | int | None]
 
@@ -45,35 +46,6 @@ class State:
 _State = TypeVar("_State", bound=State)
 
 
-class _Stops(Protocol):
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
-
-
-class Trainee(Protocol):
-    """What trains."""
-
-    @property
-    def recipe(self) -> _Stops:
-        """Says after how many epochs to stop, and after how many without a lower validation loss."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model lies."""
-        ...
-
-    def copies(self) -> dict[str, torch.Tensor]:
-        """What trains, copied to the CPU."""
-        ...
-
-    def take(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Give what trains these values."""
-        ...
-
-
 class Course(ABC, Generic[_State]):
     """One training from the trainee's current weights.
 
@@ -83,7 +55,6 @@ class Course(ABC, Generic[_State]):
         rates: Highest learning rates by what they are for; a single one is for all.
         key: Names all that decides the outcome; a checkpoint with another key is refused.
         checkpoint: Where to keep the training, or None.
-        at_once: Samples computed at once.
     """
 
     trainee: Trainee
@@ -91,7 +62,6 @@ class Course(ABC, Generic[_State]):
     rates: Mapping[str, float]
     key: str
     checkpoint: Path | None
-    at_once: int
     state: _State
     best: dict[str, torch.Tensor]
     optimiser: torch.optim.Optimizer
@@ -117,6 +87,8 @@ class Course(ABC, Generic[_State]):
         if not self._resume():
             self.state.log.append(self._row(0, None, self._val_loss(0), 0.0, 0.0))
         while not self._finished():
+            if self.trainee.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.trainee.device)
             self._epoch(self.state.epoch + 1)
         self.trainee.take(self.best)
         return self.state
@@ -152,7 +124,7 @@ class Course(ABC, Generic[_State]):
             "images_per_second": round(self.samples / seconds, 2) if seconds else None,
             "data_wait_seconds": round(waited, 4),
             "peak_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
-            "images_at_once": self.at_once,
+            "images_at_once": self.trainee.at_once,
         }
 
     def _keep(self, row: Row) -> None:
@@ -165,7 +137,7 @@ class Course(ABC, Generic[_State]):
             self.best = self.trainee.copies()
 
     def _save(self) -> None:
-        self.state.batch = self.at_once
+        self.state.batch = self.trainee.at_once
         if self.checkpoint is None:
             return
         content = {
@@ -192,7 +164,7 @@ class Course(ABC, Generic[_State]):
         self.state, self.best = type(self.state)(**content["state"]), content["best"]
         self.trainee.take(content["weights"])
         self.optimiser.load_state_dict(content["optimiser"])
-        self.at_once = self.state.batch
+        self.trainee.at_once = self.state.batch
         return True
 
 

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from vlmed.errors import InputError, Problem, UsageError
+from vlmed.errors import InputError, Problem
 from vlmed.hashing import digest
 from vlmed.models.protocols import TokenEncoder
 from vlmed.progress import Progress, Silent
@@ -74,24 +75,14 @@ class FusionHead:
 
 
 def make_fusion(encoder: TokenEncoder, settings: FusionSettings, answers: int) -> FusionHead:
-    """The recipe's module for a number of answers, drawn from torch's generator.
-
-    Raises:
-        UsageError: The model's own module is asked for and it has none.
-    """
+    """The recipe's module for a number of answers, drawn from torch's generator; `own` is `encoder.model.fusion`."""
     with torch.no_grad():
         words = encoder.encode_text_tokens(["an image"])[0].shape[-1]
         places = encoder.encode_image_tokens(blank(encoder)).shape[-1]
     if settings.module == "bilinear":
         network = BilinearAttention(places, words, answers, settings).to(device_of(encoder))
         return FusionHead(network, encoder.encode_image_tokens, {})
-    fusion = getattr(encoder.model, "fusion", None)
-    if fusion is None:
-        raise UsageError(
-            "the model has no fusion module of its own",
-            expected="PMC-CLIP's checkpoint.pt",
-            hint="choose a track with a bilinear fusion",
-        )
+    fusion = cast(nn.Module, encoder.model.fusion)
     borrowed = {f"fusion.{name}": each for name, each in fusion.named_parameters()}
     own = OwnFusion(fusion, words, answers).to(device_of(encoder))
     return FusionHead(own, lambda pixels: encoder.encode_images(pixels)[:, None], borrowed)
@@ -150,8 +141,8 @@ class FusionObjective:
     def _backward(self, rows: Rows, inputs: torch.Tensor) -> torch.Tensor:
         self.learner.start_step()
         total = torch.zeros((), device=inputs.device)
-        for start in range(0, len(rows), self.learner.batch):
-            part = slice(start, start + self.learner.batch)
+        for start in range(0, len(rows), self.learner.at_once):
+            part = slice(start, start + self.learner.at_once)
             with self.learner.autocast():
                 logits = self._forward(self._train, rows[part], inputs[part])
             truth = torch.from_numpy(self.train.labels[rows[part]]).to(inputs.device)
@@ -193,7 +184,7 @@ class FusionObjective:
         return torch.cat(parts) if parts else torch.empty(0, len(self.answers), dtype=torch.float64)
 
     def _in_parts(self, ready: _Ready, rows: Rows, inputs: torch.Tensor) -> torch.Tensor:
-        size = self.learner.batch
+        size = self.learner.at_once
         starts = range(0, len(rows), size)
         parts = [self._forward(ready, rows[at : at + size], inputs[at : at + size]).cpu().double() for at in starts]
         return torch.cat(parts)
@@ -258,7 +249,7 @@ def tune_fusion(
 
     Raises:
         InputError: Fewer than two training answers, a training label that is none, or no val answer among them.
-        UsageError, CheckError, VlmedError: As `tune`, `make_fusion` and `held_images`.
+        UsageError, CheckError, VlmedError: As `tune` and `held_images`.
     """
     notes = _check(train, val, len(answers))
 

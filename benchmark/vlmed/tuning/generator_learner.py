@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ from peft import PeftModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vlmed.errors import VlmedError
 from vlmed.models.generators import HfGenerator
 from vlmed.tuning.anatomy import Parameters, blocks
 from vlmed.tuning.batches import Rows, in_order
@@ -20,12 +19,11 @@ from vlmed.tuning.generator_batches import Batch, Feed, Pairs, Teacher
 from vlmed.tuning.generator_parts import answer_loss, lora_layers, trained_parts
 from vlmed.tuning.generator_recipe import GeneratorRecipe
 from vlmed.tuning.parallel import ALONE, World
-
-_Result = TypeVar("_Result")
+from vlmed.tuning.trainee import Trainee
 
 
 @dataclass
-class GeneratorLearner:
+class GeneratorLearner(Trainee):
     """A generator whose parts train in place.
 
     Attributes:
@@ -34,7 +32,7 @@ class GeneratorLearner:
         block_names: Blocks of the model by name.
         required: Which parameters wanted gradients before, by name.
         world: The processes that tune the generator together.
-        at_once: How many questions this process computes at once; shrinks where they don't fit into memory.
+        at_once: Questions, as in `Trainee`.
         sparing: Activations are computed again in the backward pass instead of being kept, since not even one question
             fitted into memory.
     """
@@ -119,7 +117,7 @@ class GeneratorLearner:
                 chunks = self.teacher.chunks(pairs, rows, self.at_once)
             return self._backward(chunks, tokens)
 
-        loss = self._fitting(attempt)
+        loss = self.fitting(attempt)
         self._add_others(loss)
         return loss
 
@@ -133,8 +131,7 @@ class GeneratorLearner:
         self.world.add([loss, *(parameter.grad for parameter in parameters if parameter.grad is not None)])
 
     def _backward(self, chunks: list[Batch], tokens: int) -> torch.Tensor:
-        for parameter in self.parameters().values():
-            parameter.grad = None
+        self.start_step()
         total = torch.zeros((), device=self.device)
         for chunk in chunks:
             loss = answer_loss(self.generator, chunk) / tokens
@@ -154,7 +151,7 @@ class GeneratorLearner:
         share = self.world.share(np.arange(len(pairs)))
         batches = [share[places] for places in in_order(len(share), self.at_once)]
         for rows, ready in Feed(self.teacher, pairs, batches, lambda: self.at_once):
-            total += self._fitting(lambda rows=rows, ready=ready: self._sum(pairs, rows, ready))  # type: ignore[misc]
+            total += self.fitting(lambda rows=rows, ready=ready: self._sum(pairs, rows, ready))  # type: ignore[misc]
             tokens += sum(chunk.tokens for chunk in ready)
         totals, counts = zip(*self.world.gather((total, tokens)), strict=True)
         return float(sum(totals) / sum(counts))
@@ -164,24 +161,13 @@ class GeneratorLearner:
         chunks = ready if fits else self.teacher.chunks(pairs, rows, self.at_once)
         return sum(float(answer_loss(self.generator, chunk)) for chunk in chunks)
 
-    def _fitting(self, compute: Callable[[], _Result]) -> _Result:
-        """Compute in ever smaller chunks until they fit into memory, at last without keeping activations."""
-        while True:
-            try:
-                return compute()
-            except torch.OutOfMemoryError as error:
-                if self.at_once == 1 and self.sparing:
-                    raise VlmedError(
-                        "a single question does not fit into the device's memory",
-                        got=" ".join(str(error).split())[:200],
-                        hint="use a device with more memory, or a smaller model",
-                    ) from error
-            # Out here the failed attempt's tensors are no longer referred to.
-            torch.cuda.empty_cache()
-            if self.at_once > 1:
-                self.at_once = (self.at_once + 1) // 2
-            else:
-                self.spare()
+    def _shrink(self) -> bool:
+        if super()._shrink():
+            return True
+        if self.sparing:
+            return False
+        self.spare()
+        return True
 
     def spare(self) -> None:
         """Compute activations again in the backward pass from now on."""
@@ -226,16 +212,6 @@ class GeneratorLearner:
         if self.sparing:
             self.generator.model.gradient_checkpointing_disable()
         self.set_training(False)
-
-    def copies(self) -> dict[str, torch.Tensor]:
-        """What trains, copied to the CPU."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters().items()}
-
-    @torch.no_grad()
-    def take(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Give what trains these values."""
-        for name, parameter in self.parameters().items():
-            parameter.copy_(weights[name])
 
 
 def make_generator_learner(generator: HfGenerator, recipe: GeneratorRecipe, world: World = ALONE) -> GeneratorLearner:

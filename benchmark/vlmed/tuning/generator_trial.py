@@ -66,25 +66,14 @@ class GeneratorTrial(Course[GeneratorState]):
 
     def __post_init__(self) -> None:
         self.trainee, self.samples = self.learner, len(self.train)
-        self.state, self.best = GeneratorState(batch=self.at_once), {}
+        self.state, self.best = GeneratorState(batch=self.learner.at_once), {}
         kind = torch.optim.AdamW if self.learner.recipe.optimiser == "adamw" else torch.optim.Adam
         self.optimiser = kind(self.learner.groups(self.rates))
         self._unread: list[tuple[int, int, torch.Tensor]] = []
 
-    @property
-    def at_once(self) -> int:
-        """Questions computed at once."""
-        return self.learner.at_once
-
-    @at_once.setter
-    def at_once(self, questions: int) -> None:
-        self.learner.at_once = questions
-
     def _epoch(self, epoch: int) -> None:
         state, learner = self.state, self.learner
         world, batches = learner.world, shuffled(len(self.train), learner.recipe.batch_size, self.seed, epoch)
-        if learner.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(learner.device)
         shares = [world.share(rows) for rows in batches[state.step :]]
         feed = Feed(learner.teacher, self.train, shares, lambda: learner.at_once)
         before, start = (state.seconds, state.waited), time.perf_counter()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import torch
 from peft import PeftModel
@@ -13,19 +12,18 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from vlmed.errors import UsageError, VlmedError
+from vlmed.errors import UsageError
 from vlmed.models.protocols import DualEncoder, ImageEncoder
 from vlmed.tuning.anatomy import Encode, EncodeTexts, Parameters, blocks, image_parameters, text_parameters, whole
 from vlmed.tuning.batches import Pixels, Stream, in_order, rgb
 from vlmed.tuning.head import Head, Part, Prompts, make_head
 from vlmed.tuning.lora import lora_parameters, put_lora, remove_lora
 from vlmed.tuning.recipe import Recipe
-
-_Result = TypeVar("_Result")
+from vlmed.tuning.trainee import Trainee
 
 
 @dataclass
-class Learner:
+class Learner(Trainee):
     """An encoder made ready for a recipe.
 
     Attributes:
@@ -35,7 +33,7 @@ class Learner:
         wrapped: The image tower under its LoRA, or None.
         block_names: The encoder's blocks, by their names in `root`.
         required: Which parameters wanted gradients before, by name.
-        batch: How many images are computed at once; shrinks where they don't fit into memory.
+        at_once: Images, as in `Trainee`.
     """
 
     encoder: ImageEncoder
@@ -45,10 +43,10 @@ class Learner:
     block_names: tuple[str, ...]
     required: dict[str, bool]
     recipe: Recipe
-    batch: int = field(init=False)
+    at_once: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.batch = self.recipe.batch_size
+        self.at_once = self.recipe.batch_size
         for name, parameter in self.root.named_parameters():
             parameter.requires_grad_(name in self.trained)
 
@@ -96,16 +94,6 @@ class Learner:
         """All that trains, with the head."""
         return {**self.trained, **self.head.parameters()}
 
-    def copies(self) -> dict[str, torch.Tensor]:
-        """What trains, copied to the CPU."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.parameters().items()}
-
-    @torch.no_grad()
-    def take(self, weights: Mapping[str, torch.Tensor]) -> None:
-        """Give what trains these values."""
-        for name, parameter in self.parameters().items():
-            parameter.copy_(weights[name])
-
     def set_training(self, on: bool) -> None:
         """Switch dropout on in the towers that train; batch norms keep their published statistics all the time."""
         towers = [self.encoder.image_tower]
@@ -114,11 +102,6 @@ class Learner:
         for module in (module for tower in towers for module in tower.train(on).modules()):
             if isinstance(module, _BatchNorm):
                 module.eval()
-
-    def start_step(self) -> None:
-        """Forget the gradients of the step before."""
-        for parameter in self.parameters().values():
-            parameter.grad = None
 
     def autocast(self) -> AbstractContextManager[object]:
         """The recipe's precision for a training step."""
@@ -140,28 +123,8 @@ class Learner:
         return torch.cat(parts) if parts else torch.empty(0, self.encoder.dim, dtype=torch.float64)
 
     def _batch_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        parts = [self.encoder.encode_images(part).cpu().double() for part in torch.split(pixels, self.batch)]
+        parts = [self.encoder.encode_images(part).cpu().double() for part in torch.split(pixels, self.at_once)]
         return torch.cat(parts)
-
-    def fitting(self, compute: Callable[[], _Result]) -> _Result:
-        """What `compute` gives, which takes at most `batch` images at once; that shrinks until they fit into memory.
-
-        Raises:
-            VlmedError: Not even one image fits into memory.
-        """
-        while True:
-            try:
-                return compute()
-            except torch.OutOfMemoryError as error:
-                if self.batch == 1:
-                    raise VlmedError(
-                        "a single image does not fit into the device's memory",
-                        got=" ".join(str(error).split())[:200],
-                        hint="use a device with more memory, a smaller model, or the method lora or partial",
-                    ) from error
-                self.batch = (self.batch + 1) // 2
-            # Out here the failed attempt's tensors are no longer referred to.
-            torch.cuda.empty_cache()
 
     def release(self) -> None:
         """Take a LoRA off, and leave modes and gradients as they were found; trained weights stay what they are."""
@@ -182,7 +145,7 @@ class Classifier(Learner):
     def backward(self, pixels: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Leave the gradients of the batch's weighted mean cross-entropy in `.grad`; gives the loss, on the device.
 
-        Computed in parts of `batch` images whose gradients are summed, so that memory decides nothing but the time.
+        Computed in parts of `at_once` images whose gradients are summed, so that memory decides nothing but the time.
 
         Args:
             pixels: (B, 3, H, W).
@@ -202,7 +165,7 @@ class Classifier(Learner):
         shared = vectors.detach().requires_grad_(vectors.requires_grad)
         total = torch.zeros((), device=pixels.device)
         mass = weights[targets].sum()
-        for part, truth in zip(torch.split(pixels, self.batch), torch.split(targets, self.batch), strict=True):
+        for part, truth in zip(torch.split(pixels, self.at_once), torch.split(targets, self.at_once), strict=True):
             with self.autocast():
                 features = self.encoder.encode_images(part)
             logits = self.head.logits(features, shared)

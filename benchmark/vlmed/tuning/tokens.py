@@ -57,7 +57,7 @@ def held_images(
 def _encoded(
     learner: Learner, encode: Callable[[torch.Tensor], torch.Tensor], pixels: torch.Tensor
 ) -> NDArray[np.float32]:
-    parts = [encode(part).float().cpu() for part in torch.split(pixels, learner.batch)]
+    parts = [encode(part).float().cpu() for part in torch.split(pixels, learner.at_once)]
     return torch.cat(parts).numpy()
 
 

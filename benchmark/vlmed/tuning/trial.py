@@ -37,17 +37,8 @@ class Trial(Course[State]):
     def __post_init__(self) -> None:
         self.learner = self.trainee = self.objective.learner
         self.samples, self.rates = len(self.objective), {"": self.lr}
-        self.state, self.best = State(batch=self.at_once), {}
+        self.state, self.best = State(batch=self.learner.at_once), {}
         self.optimiser = self._make_optimiser()
-
-    @property
-    def at_once(self) -> int:
-        """Images computed at once."""
-        return self.learner.batch
-
-    @at_once.setter
-    def at_once(self, images: int) -> None:
-        self.learner.batch = images
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         recipe = self.learner.recipe
@@ -68,8 +59,6 @@ class Trial(Course[State]):
         # Dropout draws from a generator that only seed and epoch decide, so that a resumed training draws the same.
         torch.manual_seed(int(np.random.default_rng([self.seed, epoch, 1]).integers(2**62)))
         batches = shuffled(self.samples, self.learner.recipe.batch_size, self.seed, epoch)
-        if self.learner.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.learner.device)
         start = time.perf_counter()
         stream = self.objective.stream(batches)
         self.learner.set_training(True)

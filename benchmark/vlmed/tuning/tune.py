@@ -269,7 +269,7 @@ class _Runner:
 
     def _try(self, number: int, lr: float) -> tuple[Trial, State]:
         learner, folder = self.objective.learner, self.place.folder
-        learner.batch = learner.recipe.batch_size
+        learner.at_once = learner.recipe.batch_size
         checkpoint = folder / f"trial-{number}.pt" if folder else None
         samples = len(self.objective) * learner.recipe.epochs
         with self.place.progress.task(f"training at {lr:g}", samples, "images") as advance:
@@ -303,9 +303,9 @@ def key_of(decisive: Sequence[Any], before: Snapshot) -> str:
 
 def _notes(learner: Learner, state: State) -> list[str]:
     notes = []
-    if learner.batch < learner.recipe.batch_size:
+    if learner.at_once < learner.recipe.batch_size:
         notes.append(
-            f"{learner.recipe.batch_size} images did not fit into memory: computed {learner.batch} at a time, their "
+            f"{learner.recipe.batch_size} images did not fit into memory: computed {learner.at_once} at a time, their "
             "gradients summed, so the effective batch is the recipe's"
         )
     start = state.log[0]["val_loss"]

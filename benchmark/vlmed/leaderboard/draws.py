@@ -125,9 +125,10 @@ def _draw_alike(task: Task, units: Sequence[_Read]) -> list[Drawn]:
 
 
 def _scored(predictions: Predictions, leaking: frozenset[str]) -> _Read:
-    ids = predictions.sample_ids
+    # Lists, since a column makes each text anew whenever it is asked for.
+    ids, all_groups = list(predictions.sample_ids), list(predictions.groups)
     order = [index for index in sorted(range(len(ids)), key=ids.__getitem__) if ids[index] not in leaking]
-    groups = [predictions.groups[index] for index in order]
+    groups = [all_groups[index] for index in order]
     # Only equality counts here, and canonical JSON would take longer than the draws.
     what = json.dumps([[ids[index] for index in order], groups, predictions.claims(order)])
     outcome = Outcome.of(predictions, leaking) if isinstance(predictions, ClassificationPredictions) else None

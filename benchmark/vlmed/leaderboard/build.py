@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vlmed.errors import UsageError
 from vlmed.leaderboard.answers import answers_page
@@ -32,6 +32,7 @@ from vlmed.suite.manifest import FOLDER
 from vlmed.suite.types import Suite
 
 DRAWN = "draws"  # folder of draws among what is kept
+_Item = TypeVar("_Item")
 _AT_ONCE = 20  # models whose files one process makes in turn
 
 
@@ -106,18 +107,20 @@ def data_files(found: Board, find_card: FindCard = no_cards) -> Iterator[tuple[s
 
 def site_makers(found: Board) -> list[Maker[Contents]]:
     """Makers of everything else, a few files by each; what takes longest comes first."""
-    names, entries = list(found.models), found.submissions.entries
-    parts = [names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE)]
-    of_models = [replace(found, models={name: found.models[name] for name in part}) for part in parts]
+    of_models = [replace(found, models=dict(part)) for part in _parts(list(found.models.items()))]
     return [
         lambda: [("compare.html", compare_page(found)), ("answers.html", answers_page(found))],
         partial(overview_pages, found),
         *(partial(task_pages, replace(found, tables=tables)) for _, tables in by_task(found.tables)),
         *(partial(model_pages, part) for part in of_models),
         *(partial(badges, part) for part in of_models),
-        *(partial(_evidence, entries[start : start + _AT_ONCE]) for start in range(0, len(entries), _AT_ONCE)),
+        *(partial(_evidence, part) for part in _parts(found.submissions.entries)),
         lambda: [("about.html", render("about.html", "", board=found, here="About", draws=f"{DRAWS:,}"))],
     ]
+
+
+def _parts(items: Sequence[_Item]) -> Iterator[Sequence[_Item]]:
+    return (items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE))
 
 
 _encode = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False).encode

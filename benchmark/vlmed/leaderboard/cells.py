@@ -41,7 +41,7 @@ def number_cells(view: View, row: Row) -> Markup:
     other = row.metric(table.task.main_metric, "all" if table.part == "clean" else "clean")
     further = [row.metric(metric.name, table.part) for metric in view.further]
     return Markup(
-        f'<td class="number score" data-value="{plain(row.value)}">{decimal(row.value)}{_interval(row)}'
+        f'<td class="number score" data-value="{plain(row.value)}">{decimal(row.value)}{interval(row)}'
         f"{_seeds(table, row)}</td>\n"
         f'<td class="chart">{whisker(view.axis, row)}</td>\n'
         f"{gain_cell(row.gain)}\n{''.join(map(_number, (other, *further)))}{contamination_cell(row.contamination)}\n"
@@ -52,7 +52,8 @@ def _number(value: float | None) -> str:
     return f'<td class="number" data-value="{plain(value)}">{decimal(value)}</td>\n'
 
 
-def _interval(row: Row) -> str:
+def interval(row: Row) -> str:
+    """The 95 % interval below a score; empty where there is none."""
     return "" if row.low is None or row.high is None else f"<small>{row.low:.3f}–{row.high:.3f}</small>"
 
 

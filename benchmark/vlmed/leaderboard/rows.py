@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
-from vlmed.leaderboard.cells import View, contamination_cell, gain_cell, number_cells, whisker
+from vlmed.leaderboard.cells import View, contamination_cell, gain_cell, interval, number_cells, whisker
 from vlmed.leaderboard.chart import Axis
 from vlmed.leaderboard.rank import Row, Table, ranked_part
 from vlmed.leaderboard.texts import decimal, model_page, quantity, short_revision, shortened, span, task_page
@@ -77,11 +77,12 @@ def result_row(axis: Axis, table: Table, row: Row, cost: float) -> Markup:
     metric, samples = METRICS[table.task.main_metric], row.n(table.part)
     whole = f"<small>of {row.n('all')}</small>" if table.part == "clean" else ""
     chart = '<span class="none">a rank</span>' if metric.is_median else whisker(axis, row)
+    note = f'<small class="mark">{escape(row.note)}</small>' if row.note else ""
     return Markup(
         f"<tr>{_task_cell(table)}\n<td>{escape(table.track.title)}</td>\n"
         f'<td class="rank">{_rank_among(table, row)}</td>\n'
         f"<td>{metric.title}<small>{table.part} samples</small></td>\n"
-        f'<td class="number score">{decimal(row.value)}{_interval(row)}</td>\n<td class="chart">{chart}</td>\n'
+        f'<td class="number score">{decimal(row.value)}{interval(row)}{note}</td>\n<td class="chart">{chart}</td>\n'
         f'{gain_cell(row.gain)}\n<td class="number">{samples}{whole}</td>\n{contamination_cell(row.contamination)}\n'
         f'<td class="number">{quantity(cost) if cost else "none"}</td>\n{evidence_cell(row)}</tr>\n'
     )
@@ -100,12 +101,6 @@ def _rank_among(table: Table, row: Row) -> str:
     if not row.rank or not table.differences:
         return "–"
     return f"{span(row.rank)}<small>of {len(table.differences.rows)}</small>"
-
-
-def _interval(row: Row) -> str:
-    known = row.low is not None and row.high is not None
-    ends = f"<small>{decimal(row.low)}–{decimal(row.high)}</small>" if known else ""
-    return ends + (f'<small class="mark">{escape(row.note)}</small>' if row.note else "")
 
 
 def share_row(task: Task, track: Track, row: Row) -> Markup:

@@ -114,6 +114,12 @@ def board(page):
     return page.locator("#board tbody th.model a bdi").all_text_contents()
 
 
+def follow(page, link):
+    """Clicks a link and waits for the page it leads to: a click alone returns before that is read."""
+    with page.expect_navigation():
+        link.click()
+
+
 def header(page, name):
     return page.locator(f"{CHEST} thead button", has_text=name).first
 
@@ -122,7 +128,7 @@ def test_works_from_a_server_too(opened, server):
     page = opened(server + "index.html")
     page.locator("#search").fill("gamma")
     assert board(page) == ["gamma-9", "gamma-10"]
-    page.get_by_role("link", name="gamma-9").click()
+    follow(page, page.get_by_role("link", name="gamma-9"))
     assert page.locator("h1").text_content() == "gamma-9"
 
 
@@ -361,7 +367,7 @@ def test_every_choice_narrows_the_overview_and_its_link_restores_the_view(opened
     page.locator("#board thead button", has_text="Model").click()
     page.locator("#board thead button", has_text="Model").click()
     assert board(page) == ["gamma-10", "gamma-9"]
-    table, link = page.locator("#board").inner_html(), page.url
+    table, link = page.locator("#board").inner_html(), page.evaluate("location.href")
     again = opened(link)
     assert again.locator("#board").inner_html() == table
     assert again.locator("#frozen").is_checked()
@@ -376,7 +382,7 @@ def test_only_what_an_audit_confirmed_can_be_shown(opened, overview):
     assert board(page) == ["beta", "hostile"]
     page.wait_for_url("**#verified=1")
     assert board(opened(page.url)) == ["beta", "hostile"]
-    page.get_by_role("link", name="beta").first.click()
+    follow(page, page.get_by_role("link", name="beta").first)
     assert page.locator("#audits ~ .scroll tbody tr").count() == 5
     assert page.locator(".evidence .verified").count() == 5
 
@@ -522,7 +528,7 @@ def test_compare_takes_old_short_and_odd_links(opened, site, view, models):
 
 def test_a_models_page_leads_to_its_comparison(opened, site):
     page = opened((site / "models/lab__gamma-9.html").as_uri())
-    page.get_by_role("link", name="compare it").click()
+    follow(page, page.get_by_role("link", name="compare it"))
     assert page.locator("#reference option:checked").text_content() == "lab/gamma-9"
 
 
@@ -534,7 +540,7 @@ def test_advice_follows_what_a_reader_has(opened, site):
     assert set(hows.all_text_contents()) == {"Zero-shot"}
     page.locator("#images").select_option("0")
     assert hows.count() > 0
-    again = opened(page.url)
+    again = opened(page.evaluate("location.href"))
     assert again.locator("#effort").input_value() == "0"
     assert again.locator("#advised").inner_html() == page.locator("#advised").inner_html()
 

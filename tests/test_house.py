@@ -11,7 +11,7 @@ import pytest
 import vlmed
 
 PACKAGE = Path(vlmed.__file__).parent
-BASE = {"errors", "hashing", "files", "progress", "yaml_files"}
+BASE = {"errors", "hashing", "files", "process", "progress", "yaml_files"}
 # Room -> the rooms whose code it may use.
 MAY_USE = {
     "metrics": {"errors"},

@@ -29,6 +29,7 @@ from vlmed.cli import (
     validate,
 )
 from vlmed.errors import MissingError, Problem, VlmedError
+from vlmed.process import keep_memory
 
 app = typer.Typer(
     name="vlmed",
@@ -87,6 +88,7 @@ def main() -> None:
 
     Exit code: 0 done, 1 a check failed, 2 wrong use or input, 3 data that only the user can get, 130 stopped.
     """
+    keep_memory()
     try:
         app(prog_name="vlmed")
     except VlmedError as error:

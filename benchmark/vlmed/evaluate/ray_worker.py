@@ -23,6 +23,7 @@ from vlmed.evaluate.units import RunFolder, Unit
 from vlmed.hashing import digest
 from vlmed.models.numerics import Numerics
 from vlmed.models.protocols import LoadedModel
+from vlmed.process import keep_memory
 
 RunnerOf = Callable[[LoadedModel], Runner]
 
@@ -76,6 +77,7 @@ class Worker(Folder):
     """
 
     def __init__(self, load: Callable[[], LoadedModel], runner_of: RunnerOf, settings: Mapping[str, str]) -> None:
+        keep_memory()
         for name, value in settings.items():
             os.environ.setdefault(name, value)
         self._load, self._runner_of = load, runner_of

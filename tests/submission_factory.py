@@ -25,8 +25,9 @@ from vlmed.results.predictions import (
     write_predictions,
 )
 from vlmed.results.score import score
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import Row, read_manifest, write_manifest
+from vlmed.suite.manifest import read_manifest, write_manifest
 from vlmed.suite.types import Suite, Task, Track
 
 LEAKY = 10  # test samples of every frozen task that also stand in train

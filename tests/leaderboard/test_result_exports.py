@@ -25,8 +25,9 @@ from vlmed.leaderboard.croissant import croissant
 from vlmed.leaderboard.every_eval import record, record_path
 from vlmed.leaderboard.hub_export import card_front_matter
 from vlmed.leaderboard.published_results import Shown, shown_runs
+from vlmed.suite.frozen_rows import COLUMNS
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import COLUMNS, read_manifest
+from vlmed.suite.manifest import read_manifest
 
 HOSTILE = "x: y\n- !!python/object:os.system <script>"
 

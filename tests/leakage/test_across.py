@@ -12,8 +12,9 @@ from leaky_tables import make_task
 
 from vlmed.leakage.across import Shared, find_shared
 from vlmed.leakage.contamination import Corpus, Edge, Graph
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import Manifest, Row, read_manifest
+from vlmed.suite.manifest import Manifest, read_manifest
 from vlmed.suite.types import Task
 
 NO_GRAPH = Graph({}, (), {})

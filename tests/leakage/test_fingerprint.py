@@ -21,8 +21,9 @@ from vlmed.leakage.fingerprint import (
     write_task_hashes,
 )
 from vlmed.leakage.perceptual import FLAT, perceptual_hash
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import Manifest, Row
+from vlmed.suite.manifest import Manifest
 
 TASK = load_suite().task("breastmnist")
 

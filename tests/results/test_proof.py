@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from vlmed.results.claims import Claims
 from vlmed.results.frozen import Frozen
 from vlmed.results.predictions import Found, Predictions, RetrievalPredictions, read_predictions
 from vlmed.results.proof import plainly_right
-from vlmed.suite.manifest import Manifest, Row
+from vlmed.suite.frozen_rows import Keyed, Row, Rows
+from vlmed.suite.manifest import Manifest
 from vlmed.suite.types import Task
 
 DIRECTIONS = ("image_to_text", "text_to_image")
@@ -29,15 +30,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("world"), samples=30, all_kinds=True)
 
 
-def stored(world: World, name: str, track: str) -> tuple[Task, Predictions, Mapping[str, Row]]:
+def stored(world: World, name: str, track: str) -> tuple[Task, Predictions, Keyed]:
     task = world.suite.task(name)
     folder = world.add(f"{name}-model", 0.5, tasks=(name,), tracks=(track,))
     (file,) = (folder / "predictions").iterdir()
     return task, read_predictions(file, task), Frozen(world.manifests).test(task)
 
 
-def found_by_rows(task: Task, predictions: Predictions, test: Mapping[str, Row]) -> list[str]:
-    manifest = Manifest("", tuple(test.values()))
+def found_by_rows(task: Task, predictions: Predictions, test: Keyed) -> list[str]:
+    manifest = Manifest("", test.rows)
     return [problem.what for problem in Claims(task, predictions, "f").problems(manifest, None, test)]
 
 
@@ -85,18 +86,18 @@ def test_a_target_that_is_no_class_is_not(world: World, target: int) -> None:
 
 def test_a_part_of_the_samples_and_none_are_not(world: World) -> None:
     task, predictions, test = stored(world, "figures", "retrieve")
-    fewer = {name: test[name] for name in list(test)[:-1]}
+    fewer = Keyed(test.rows[:-1])
     assert not plainly_right(task, predictions, fewer)
-    assert not plainly_right(task, predictions, {})
+    assert not plainly_right(task, predictions, Keyed(Rows.of([])))
 
 
 def test_a_caption_that_nobody_published_proves_nothing(world: World) -> None:
     task, predictions, test = stored(world, "figures", "retrieve")
-    assert plainly_right(task, predictions, {name: replace(row, target="") for name, row in test.items()})
+    assert plainly_right(task, predictions, Keyed(Rows.of(replace(row, target="") for row in test.rows)))
 
 
 @st.composite
-def galleries(draw: st.DrawFn) -> tuple[RetrievalPredictions, dict[str, Row]]:
+def galleries(draw: st.DrawFn) -> tuple[RetrievalPredictions, Keyed]:
     """What few vectors of few values find, so that scores and captions tie wherever they can."""
     size = draw(st.sampled_from((1, 2, 9, 11, 14, 20)))
     random = np.random.RandomState(draw(st.integers(0, 2**31)))
@@ -104,7 +105,7 @@ def galleries(draw: st.DrawFn) -> tuple[RetrievalPredictions, dict[str, Row]]:
     keys = [target_digest("figures", str(key)) for key in random.randint(0, draw(st.sampled_from((1, 3, 8, 20))), size)]
     ids = [f"s{row:02d}" for row in range(size)]
     both = (Found.of(retrieve(*pair, keys, keys), ids) for pair in ((images, texts), (texts, images)))
-    test = {name: Row(name, "test", "", name, key) for name, key in zip(ids, keys, strict=True)}
+    test = Keyed(Rows.of(Row(name, "test", "", name, key) for name, key in zip(ids, keys, strict=True)))
     return RetrievalPredictions(ids, ids, keys, *both), test
 
 
@@ -133,7 +134,7 @@ def test_a_rank_beyond_the_best_is_at_most_behind_all_wrong_items(world: World, 
     top = [(name, *[other for other in ids if other != name][:9]) for name in ids[:13]]
     found = Found(np.array([1] * 13 + [rank]), np.array([1] * 13 + [14]), [*top, tuple(ids[:10])])
     predictions = RetrievalPredictions(ids, ids, keys, found, found)
-    test = {name: Row(name, "test", "", name, key) for name, key in zip(ids, keys, strict=True)}
+    test = Keyed(Rows.of(Row(name, "test", "", name, key) for name, key in zip(ids, keys, strict=True)))
     task = world.suite.task("figures")
     assert plainly_right(task, predictions, test) == fits
     assert (not found_by_rows(task, predictions, test)) == fits

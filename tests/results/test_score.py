@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from submission_factory import World
 from vlmed.results.predictions import ClassificationPredictions, read_predictions
 from vlmed.results.score import score
-from vlmed.suite.manifest import Row
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.types import Task
 
 N = 120

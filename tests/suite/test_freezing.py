@@ -12,9 +12,10 @@ from submission_factory import World
 from vlmed.errors import InputError, MissingError
 from vlmed.hashing import target_digest
 from vlmed.suite.check import check_suite
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.ledger import LEDGER, freeze, read_ledger
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import Row, manifest_path, read_manifest, write_manifest
+from vlmed.suite.manifest import manifest_path, read_manifest, write_manifest
 from vlmed.suite.splits import assign_split, bucket
 from vlmed.suite.types import SplitRule, Task
 

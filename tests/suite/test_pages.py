@@ -14,8 +14,9 @@ from submission_factory import World, task
 from vlmed.cli import app
 from vlmed.errors import InputError
 from vlmed.hashing import target_digest
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.load import load_suite
-from vlmed.suite.manifest import Row, manifest_path, write_manifest
+from vlmed.suite.manifest import manifest_path, write_manifest
 from vlmed.suite.pages import suite_pages
 from vlmed.suite.types import Task
 

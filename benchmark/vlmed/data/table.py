@@ -9,7 +9,8 @@ from functools import cached_property
 from vlmed.data.records import Record
 from vlmed.errors import InputError, Problem
 from vlmed.hashing import target_digest
-from vlmed.suite.manifest import Manifest, Row
+from vlmed.suite.frozen_rows import Row
+from vlmed.suite.manifest import Manifest
 from vlmed.suite.splits import assign_split
 from vlmed.suite.types import SplitName, Task
 

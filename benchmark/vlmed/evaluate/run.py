@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import metadata
@@ -29,7 +29,7 @@ from vlmed.models.numerics import EXACT, Numerics
 from vlmed.models.protocols import ImageEncoder
 from vlmed.results.predictions import read_predictions, write_predictions
 from vlmed.results.score import score
-from vlmed.suite.manifest import Row
+from vlmed.suite.frozen_rows import Keyed, Rows
 from vlmed.suite.types import Suite, Task
 
 Report = Callable[[Unit, str], None]
@@ -51,7 +51,7 @@ class Runner:
     keep_weights: bool = False
     executor: Executor = field(default_factory=Local)
     _tables: dict[str, TaskTable] = field(default_factory=dict, init=False, repr=False)
-    _frozen: dict[str, Mapping[str, Row]] = field(default_factory=dict, init=False, repr=False)
+    _frozen: dict[str, Keyed] = field(default_factory=dict, init=False, repr=False)
 
     def run(self, units: Sequence[Unit], folder: RunFolder, report: Report) -> Path:
         """Do every unit that is not finished and write `result.json`; gives its path.
@@ -125,14 +125,14 @@ class Runner:
             })  # fmt: skip
             folder.clear_scratch(unit)
 
-    def _frozen_rows(self, task: Task) -> Mapping[str, Row] | None:
+    def _frozen_rows(self, task: Task) -> Keyed | None:
         """The test samples' rows of the manifest by id, made once; None where that is pending."""
         if task.pending:
             return None
         if task.id not in self._frozen:
             test = replace(self.table(task), samples=self.table(task).split("test"))
             rows = manifest_rows(test, {sample.id: sample.leaks for sample in test.samples})
-            self._frozen[task.id] = {row.sample_id: row for row in rows}
+            self._frozen[task.id] = Keyed(Rows.of(rows).by_id())
         return self._frozen[task.id]
 
     def job(self, unit: Unit, table: TaskTable, folder: RunFolder) -> Job:

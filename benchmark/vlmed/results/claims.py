@@ -50,16 +50,16 @@ class Claims:
         self,
         manifest: Manifest | None,
         asked: Mapping[str, FrozenQuestion] | None = None,
-        test: Mapping[str, Row] | None = None,
+        test: Keyed | None = None,
     ) -> Iterator[Problem]:
         """All that is wrong with the claims; without a manifest only what contradicts itself.
 
         Args:
             asked: Sample id -> its frozen question; None where nobody has frozen them.
-            test: Sample id -> row of the manifest's test split, for whoever has it already.
+            test: The manifest's test split, for whoever has it already.
         """
         if manifest:
-            rows = Keyed.of(test).rows if test else manifest.split("test")
+            rows = test.rows if test else manifest.split("test")
             yield from self._sample_problems({row.sample_id: row for row in rows})
         if isinstance(self.predictions, RetrievalPredictions):
             yield from _ranking_problems(self.predictions, self.file)

@@ -16,25 +16,24 @@ from vlmed.hashing import target_digest
 from vlmed.metrics.retrieval import TOP
 from vlmed.results.predictions import ClassificationPredictions, Predictions, RetrievalPredictions
 from vlmed.results.ranked import Found
-from vlmed.suite.frozen_rows import Keyed, Row, Rows
+from vlmed.suite.frozen_rows import Keyed, Rows
 from vlmed.suite.types import Task
 
 _Integers = NDArray[np.int64]
 
 
-def plainly_right(task: Task, predictions: Predictions, test: Mapping[str, Row]) -> bool:
+def plainly_right(task: Task, predictions: Predictions, test: Keyed) -> bool:
     """Whether `claims` would find no problem; a no says nothing, and answers to questions always get one.
 
     Args:
-        test: Sample id -> row of the manifest's test split.
+        test: The manifest's test split.
     """
-    frozen = Keyed.of(test)
-    if predictions.sample_ids != frozen.ids or predictions.groups != frozen.rows.texts("group"):
+    if predictions.sample_ids != test.ids or predictions.groups != test.rows.texts("group"):
         return False
     if isinstance(predictions, ClassificationPredictions):
-        return _has_classes(task, predictions.targets, frozen.rows)
+        return _has_classes(task, predictions.targets, test.rows)
     if isinstance(predictions, RetrievalPredictions):
-        keys = zip(predictions.targets, frozen.rows.texts("target"), strict=True)
+        keys = zip(predictions.targets, test.rows.texts("target"), strict=True)
         return all(key == target or not target for key, target in keys) and _agrees(predictions)
     return False
 

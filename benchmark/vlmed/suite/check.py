@@ -10,8 +10,9 @@ from pathlib import Path
 from vlmed.errors import InputError, Problem
 from vlmed.hashing import target_digest
 from vlmed.metrics import table
+from vlmed.suite.frozen_rows import Row
 from vlmed.suite.ledger import LEDGER, ledger_problems
-from vlmed.suite.manifest import FOLDER, Manifest, Row, read_manifest
+from vlmed.suite.manifest import FOLDER, Manifest, read_manifest
 from vlmed.suite.methods import METHODS, MethodFacts
 from vlmed.suite.questions import question_problems
 from vlmed.suite.splits import assign_split

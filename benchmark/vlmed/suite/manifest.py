@@ -16,8 +16,6 @@ from vlmed.hashing import file_hash
 from vlmed.suite.frozen_rows import COLUMNS, SCHEMA, Keyed, Row, Rows
 from vlmed.suite.types import SPLITS, Task
 
-__all__ = ["COLUMNS", "FOLDER", "Manifest", "Row", "manifest_path", "read_manifest", "write_manifest"]
-
 FOLDER = Path(__file__).parent / "manifests"
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from vlmed.hashing import target_digest
 from vlmed.metrics.table import METRICS
-from vlmed.suite.manifest import FOLDER, Manifest, Row, manifest_path, read_manifest
+from vlmed.suite.frozen_rows import Row
+from vlmed.suite.manifest import FOLDER, Manifest, manifest_path, read_manifest
 from vlmed.suite.types import SPLITS, Kind, Suite, Task, Track
 
 _MADE = "<!-- Made by `vlmed tasks pages` from tasks.yaml and the frozen manifests: change those, not this page. -->"

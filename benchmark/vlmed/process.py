@@ -9,8 +9,7 @@ from contextlib import suppress
 # Of glibc's <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT = 2**30
-# Objects made before the garbage collector looks for cycles among them, and how often it looks at older ones.
-_COLLECT = (200_000, 30, 100)
+_MADE = 10_000  # objects after which the garbage collector looks for cycles among them, instead of 700
 
 
 def keep_memory() -> None:
@@ -20,7 +19,7 @@ def keep_memory() -> None:
     so that the system has to clear fresh pages for the next: a tenth of the time of a small model. Libraries make a
     million objects while they are imported, and nearly none of them is garbage. Without glibc only the latter is done.
     """
-    gc.set_threshold(*_COLLECT)
+    gc.set_threshold(_MADE)
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, _KEPT)

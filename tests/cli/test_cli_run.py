@@ -10,14 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from command_line import Said, Vlmed, files, room, start
 
 import factories
 from hub_server import HubServer
+from vlmed.models.load import load_model
+from vlmed.models.protocols import DualEncoder, LoadedModel
 
 UNIT = "lesion-v1.zero_shot-v1.s0.f100"
 TARGETS = ["attn", "c_fc", "c_proj"]
@@ -319,6 +323,25 @@ def test_models_may_be_given_one_by_one(
     assert [each["model"] for each in told] == ["control:majority", "control:oracle"]
     shown = json.loads(vlmed("results", "runs", "--tasks", "lesion", "--tasks", "les*", *options[:2], "--json").out)
     assert {row["model"] for row in shown} == {"control:majority", "control:oracle"}
+
+
+def test_a_model_leaves_memory_before_the_next_is_loaded(
+    vlmed: Vlmed, phantom_suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towers: list[weakref.ref[Any]] = []
+    left: list[int] = []
+
+    def watched(*args: Any, **settings: Any) -> LoadedModel:
+        left.append(sum(tower() is not None for tower in towers))
+        model = load_model(*args, **settings)
+        towers.append(weakref.ref(cast(DualEncoder, model.predictor).image_tower))
+        return model
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("vlmed.models.load.load_model", watched)
+    models = [f"dir:{factories.tiny_clip(tmp_path / name, seed=seed)}" for seed, name in enumerate("ab")]
+    assert vlmed("run", "--models", ",".join(models), "--tasks", "lesion", "--suite", phantom_suite).code == 0
+    assert left == [0, 0]
 
 
 def test_a_plan_of_several_models_tells_all_of_it(

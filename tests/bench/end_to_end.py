@@ -23,7 +23,7 @@ from typing import Any
 import open_clip
 import torch
 import yaml
-from zero_shot import BATCH, bare_loop, preprocessed, random_vit, timed
+from zero_shot import BATCH, bare_loop, beside, preprocessed, random_vit
 
 from vlmed.data.load import DataLoader
 from vlmed.evaluate.run import Runner
@@ -77,17 +77,14 @@ class Bench:
                 encoder.model.encode_text(tokens)
 
     def whole(self, track: str, folder: Path) -> None:
-        shutil.copytree(self.home / "prepared", folder / "cache")
         runner = Runner(self.suite, self.model, DataLoader(cache=folder / "cache"), BATCH)
         runner.run([self.units[track]], RunFolder(folder / "run"), lambda *_: None)
 
     def ratios(self, track: str, folder: Path) -> tuple[float, float]:
         """Of wall and of processor time, the bare loops before and after against the whole unit."""
-        first = timed(lambda: self.bare(track))
-        whole = timed(lambda: self.whole(track, folder))
-        last = timed(lambda: self.bare(track))
+        shutil.copytree(self.home / "prepared", folder / "cache")
+        bare, whole = beside(lambda: self.bare(track), lambda: self.whole(track, folder))
         images, texts = (sum(map(len, batches)) for batches in self.inputs[track])
-        bare = [statistics.mean(both) for both in zip(first, last, strict=True)]
         found = bare[0] / whole[0], bare[1] / whole[1]
         seconds = f"bare {bare[0]:.2f} s, whole {whole[0]:.2f} s"
         print(f"{track}, {images} images, {texts} texts: {seconds}, ratio {_told(found)}", flush=True)

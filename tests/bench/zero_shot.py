@@ -76,6 +76,15 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - start, time.process_time() - before
 
 
+def beside(bare: Callable[[], object], whole: Callable[[], object]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Wall and processor seconds of the bare loops, as the mean of a pass before and one after, and of the whole.
+
+    Other tenants of a machine slow one pass down and not the next.
+    """
+    first, middle, last = timed(bare), timed(whole), timed(bare)
+    return tuple(statistics.mean(both) for both in zip(first, last, strict=True)), middle
+
+
 def preprocessed(encoder: DualEncoder, data: PreparedDataset, images: list[str]) -> list[torch.Tensor]:
     batches = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
     return [torch.stack([encoder.preprocess(data.image(name)) for name in batch]) for batch in batches]
@@ -94,14 +103,13 @@ def main(count: int = 256, rounds: int = 5, pixels: int = 32, model: str = "ViT-
         batches = preprocessed(encoder, data, images)
         ratios = []
         for number in range(rounds + 1):
-            # Before and after, since other tenants of a machine slow one pass down and not the next.
-            first = timed(lambda: bare_loop(encoder, batches))
             with accounted() as account:
-                whole = timed(lambda number=number: end_to_end(encoder, data, images, Path(scratch) / str(number)))
-            last = timed(lambda: bare_loop(encoder, batches))
+                bare, whole = beside(
+                    lambda: bare_loop(encoder, batches),
+                    lambda number=number: end_to_end(encoder, data, images, Path(scratch) / str(number)),
+                )
             shared = preprocessing_seconds(encoder, data, images) / torch.get_num_threads()
             if number:  # the first round warms up
-                bare = [statistics.mean(both) for both in zip(first, last, strict=True)]
                 room, within = bare[0] / (bare[0] + shared), account.foreground["forward"] / whole[0]
                 ratios.append((bare[0] / whole[0], bare[1] / whole[1], within, room))
                 rates = f"bare {count / bare[0]:6.1f} images/s, end to end {count / whole[0]:6.1f}"

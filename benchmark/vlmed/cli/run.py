@@ -148,8 +148,9 @@ def run(
             # A control that holds no model has nothing for an adapter to lie on.
             adapter_here = None if blind and ref == _MAJORITY else adapter
             told += work.do(ref, adapter_here, RunFolder(out or Path("runs") / _slug(ref, adapter_here)))
-            # Models of transformers refer to themselves: else two would be in memory at once.
-            gc.collect()
+            if not work.only:
+                # Models of transformers refer to themselves: else two would be in memory at once.
+                gc.collect()
     if as_json:
         print_json(told)
     elif plan and len(models) > 1:
